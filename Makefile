@@ -1,0 +1,102 @@
+# iamcat: see README.md. `make` builds ./iamcat, `make demo` shows it at work, `make test` tests it.
+VERSION := 0.1.0
+
+CC ?= cc
+PYTHON ?= /usr/bin/python3
+CFLAGS ?= -Os -g
+WARN := -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
+BASE := -std=c11 -D_GNU_SOURCE $(WARN) -MMD -MP
+# Certificates are never checked against an earlier time than that of the sources.
+BUILD_TIME := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null))
+ALL_CFLAGS = $(BASE) -ffunction-sections -fdata-sections -fstack-protector-strong -DIAMCAT_VERSION='"$(VERSION)"' \
+	$(if $(BUILD_TIME),-DIAMCAT_BUILD_TIME=$(BUILD_TIME)) $(CFLAGS)
+SANITIZE := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+
+SRC := iamcat.c config.c net.c resolve.c bridge.c session.c requests.c api.c link.c tls.c mqtt.c http.c dns.c json.c \
+	queue.c buf.c
+
+ifndef V
+Q = @echo "  $(1) $@";
+endif
+
+all: iamcat
+
+iamcat: $(SRC:%.c=build/%.o)
+	$(call Q,link   )$(CC) $(CFLAGS) $(LDFLAGS) -Wl,--gc-sections -o $@ $^ -lbearssl
+
+build/%.o: %.c Makefile | build
+	$(call Q,compile)$(CC) $(ALL_CFLAGS) -c -o $@ $<
+
+# --- set-up: what is missing of Debian's packages ---
+BUILD_PACKAGES := gcc libc6-dev libbearssl-dev libjsmn-dev
+TEST_PACKAGES := $(BUILD_PACKAGES) libcmocka-dev libmodbus-dev mosquitto mosquitto-clients mosquitto-dev libssl-dev openssl \
+	ca-certificates python3 python3-pytest python3-pytest-xdist python3-paho-mqtt iproute2
+LINT_PACKAGES := clang clang-format cppcheck clang-tools
+
+deps: PACKAGES := $(TEST_PACKAGES)
+lint-deps: PACKAGES := $(LINT_PACKAGES)
+deps lint-deps:
+	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q ' installed' || echo $$p; done); \
+	[ -z "$$missing" ] || { echo "  installing" $$missing; as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
+	export DEBIAN_FRONTEND=noninteractive; $$as_root apt-get update -qq && \
+	$$as_root apt-get install -y -qq --no-install-recommends $$missing >/dev/null; }
+
+# --- what the tests run: iamcat with sanitizers, and its surroundings ---
+build/san/iamcat: $(SRC:%.c=build/san/%.o)
+	$(call Q,link   )$(CC) $(SANITIZE) -o $@ $^ -lbearssl
+
+build/san/%.o: %.c Makefile | build/san
+	$(call Q,compile)$(CC) $(ALL_CFLAGS) $(SANITIZE) -c -o $@ $<
+
+TOOLS := build/test/gateway build/test/device build/test/broker_auth.so
+build/test/gateway: LIBS := -pthread -lbearssl -lmodbus
+build/test/device: LIBS := -lmodbus
+build/test/broker_auth.so: LIBS := -shared -fPIC -lcrypto
+build/test/%: test/%.c Makefile | build/test
+	$(call Q,compile)$(CC) $(BASE) -O1 -g -o $@ $< $(LIBS)
+build/test/%.so: test/%.c Makefile | build/test
+	$(call Q,compile)$(CC) $(BASE) -O1 -g -o $@ $< $(LIBS)
+
+# A unit test includes the .c file that it tests; a line `// uses: x.c y.c` names the others that it needs.
+UNIT := $(patsubst test/unit/%.c,build/unit/%,$(wildcard test/unit/*.c))
+uses = $(patsubst %.c,build/san/%.o,$(shell sed -n 's,^// uses: ,,p' test/unit/$(1).c))
+$(foreach t,$(notdir $(UNIT)),$(eval build/unit/$t: $(call uses,$t)))
+build/unit/%: test/unit/%.c Makefile | build/unit
+	$(call Q,compile)$(CC) $(ALL_CFLAGS) $(SANITIZE) -I. -o $@ $< $(call uses,$*) -lcmocka -lbearssl
+
+# --- the commands ---
+demo: deps
+	@$(MAKE) --no-print-directory iamcat $(TOOLS)
+	@$(PYTHON) test/demo.py $(if $(KEEP),--keep)
+
+test: deps
+	@$(MAKE) --no-print-directory -j2 iamcat build/san/iamcat $(TOOLS) $(UNIT)
+	@PYTHON=$(PYTHON) test/run $(UNIT)
+
+# The embedded roots, from Debian's ca-certificates.
+build/test/roots: LIBS := -lbearssl
+roots: build/test/roots
+	build/test/roots > build/roots.h && mv build/roots.h roots.h
+
+C_FILES = $(wildcard *.[ch] test/*.[ch] test/*/*.[ch])
+lint: deps lint-deps
+	clang-format --dry-run -Werror $(C_FILES)
+	@$(MAKE) --no-print-directory -j2 lint-clang lint-cppcheck lint-analyzer
+	@echo "  lint: nothing found"
+
+lint-clang:
+	@for f in $(SRC); do clang $(ALL_CFLAGS) -MF /dev/null -fsyntax-only $$f || exit 1; done
+lint-cppcheck:
+	cppcheck --quiet --error-exitcode=1 --inline-suppr --std=c11 --enable=warning,performance,portability \
+		--suppress=missingIncludeSystem -DIAMCAT_VERSION='""' $(SRC)
+lint-analyzer: | build
+	@for f in $(SRC); do echo "  analyze $$f"; $(CC) $(ALL_CFLAGS) -O1 -fanalyzer -MF /dev/null -c -o build/analyzed.o $$f || exit 1; done
+
+build build/san build/test build/unit:
+	@mkdir -p $@
+
+clean:
+	rm -rf build dist iamcat
+
+-include $(wildcard build/*.d build/*/*.d)
+.PHONY: all deps lint-deps demo test roots lint lint-clang lint-cppcheck lint-analyzer clean

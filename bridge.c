@@ -1,0 +1,250 @@
+#include "bridge.h"
+
+#include <string.h>
+
+#include "core.h"
+#include "json.h"
+
+/* --- log lines: a byte of level, the text, a line end --- */
+
+struct buf *log_begin(struct bridge *b, enum bridge_level level)
+{
+	b->log_at = b->log.n;
+	buf_put_byte(&b->log, (unsigned char)level);
+	return &b->log;
+}
+
+void log_end(struct bridge *b)
+{
+	buf_put_byte(&b->log, '\n');
+	if (b->log.full) { /* the whole line goes, the earlier ones stay */
+		b->log.n = b->log_at;
+		b->log.full = false;
+	}
+}
+
+void log_line(struct bridge *b, enum bridge_level level, const char *text)
+{
+	buf_put_str(log_begin(b, level), text);
+	log_end(b);
+}
+
+bool bridge_take_log(struct bridge *b, size_t *at, enum bridge_level *level, struct slice *text)
+{
+	if (*at >= b->log.n) {
+		b->log.n = 0;
+		return false;
+	}
+	const unsigned char *line = b->log.p + *at, *end = memchr(line, '\n', b->log.n - *at);
+	*level = (enum bridge_level)line[0];
+	*text = (struct slice){line + 1, (size_t)(end - line) - 1};
+	*at += text->n + 2;
+	return true;
+}
+
+/* --- what the files of the core share --- */
+
+uint32_t bridge_random(struct bridge *b)
+{
+	/* Marsaglia, Xorshift RNGs (2003), triple 13, 17, 5. */
+	b->random ^= b->random << 13;
+	b->random ^= b->random >> 17;
+	b->random ^= b->random << 5;
+	return b->random;
+}
+
+bool publish_begin(struct bridge *b, const char *topic, const char *type, struct buf *payload)
+{
+	if (!mqtt_outbox_begin(&b->outbox, slice_str(topic), payload))
+		return false;
+	buf_put_str(payload, "{\"timestamp\": \"");
+	buf_put_time(payload, b->time.wall_us);
+	buf_put_str(payload, "\", \"type\": \"");
+	buf_put_str(payload, type);
+	buf_put_byte(payload, '"');
+	return true;
+}
+
+/* --- the state --- */
+
+/* Is the raw member name one that we set ourselves? */
+static bool set_by_us(struct slice raw)
+{
+	unsigned char mem[16];
+	struct buf name = BUF(mem);
+	unsigned char quoted[64];
+	struct buf q = BUF(quoted);
+	buf_put_byte(&q, '"');
+	buf_put_slice(&q, raw);
+	buf_put_byte(&q, '"');
+	if (q.full) /* longer than either name with every letter as \uXXXX */
+		return false;
+	json_unescape(&name, buf_slice(&q));
+	return !name.full && (slice_is(buf_slice(&name), "timestamp") || slice_is(buf_slice(&name), "type"));
+}
+
+/* The API's object, its own timestamp and type left out. To add a member of every state, put it here. */
+static void put_state(struct buf *p, struct slice object)
+{
+	struct slice name, value;
+	for (size_t at = 0; json_next(object, &at, &name, &value);) {
+		if (set_by_us(name))
+			continue;
+		buf_put_str(p, ", \"");
+		buf_put_slice(p, name);
+		buf_put_str(p, "\": ");
+		json_put_value(p, value);
+	}
+	buf_put_byte(p, '}');
+}
+
+static void put_fallback(struct bridge *b, struct buf *p)
+{
+	int64_t up_ms = b->time.now_ms - b->started_ms;
+	buf_put_str(p, ", \"status\": \"api_unavailable\", \"uptime\": ");
+	buf_put_i64(p, up_ms / 1000);
+	buf_put_byte(p, '.');
+	buf_put_byte(p, (unsigned char)('0' + up_ms / 100 % 10));
+	buf_put_byte(p, (unsigned char)('0' + up_ms / 10 % 10));
+	buf_put_byte(p, (unsigned char)('0' + up_ms % 10));
+	buf_put_str(p, ", \"version\": \"" IAMCAT_VERSION
+	               "\", \"error\": \"Failed to fetch state from web container\"}");
+}
+
+/* Queues a state in place of one that was not sent yet: the API's object, or the fallback when object.p is
+ * NULL. */
+static bool publish_state(struct bridge *b, struct slice object)
+{
+	struct buf p;
+	mqtt_outbox_drop_passing(&b->outbox, false);
+	if (!publish_begin(b, b->topic_state, "gateway_state", &p))
+		return false;
+	if (object.p != NULL)
+		put_state(&p, object);
+	else
+		put_fallback(b, &p);
+	return mqtt_outbox_commit(&b->outbox, slice_str(b->topic_state), &p, true);
+}
+
+/* NULL when the call brought a usable state, or what is wrong with it. */
+static const char *state_wrong(const struct api *a)
+{
+	size_t at;
+	const char *why;
+	if (a->state == API_FAILED)
+		return a->why;
+	if (!api_succeeded(a))
+		return "it answered with an error status";
+	if ((why = json_check(a->reply.body, true, &at)) != NULL)
+		return why;
+	return json_kind(a->reply.body) == JSON_OBJECT ? NULL : "the reply is not a JSON object";
+}
+
+/* Says once that the state can't be had, and once that it can again. */
+static void log_state(struct bridge *b, const char *wrong)
+{
+	if ((wrong != NULL) == b->state_failing)
+		return;
+	b->state_failing = wrong != NULL;
+	struct buf *log = log_begin(b, wrong != NULL ? LEVEL_WARN : LEVEL_INFO);
+	buf_put_str(log, "gateway API, state: ");
+	if (wrong == NULL) {
+		buf_put_str(log, "available again");
+	} else {
+		buf_put_str(log, wrong);
+		if (b->state.state == API_DONE) {
+			buf_put_str(log, " (status ");
+			buf_put_i64(log, b->state.reply.status);
+			buf_put_byte(log, ')');
+		}
+		buf_put_str(log, "; publishing status api_unavailable until it is back");
+	}
+	log_end(b);
+}
+
+static void step_state(struct bridge *b)
+{
+	struct api *a = &b->state;
+	int64_t now = b->time.now_ms, interval = (int64_t)b->config->state_interval_s * 1000;
+	enum api_state state = api_step(a, now);
+	if (state == API_DONE || state == API_FAILED) {
+		const char *wrong = state_wrong(a);
+		log_state(b, wrong);
+		if (b->topic_state[0] != 0)
+			publish_state(b, wrong == NULL ? a->reply.body : (struct slice){NULL, 0});
+		api_finish(a);
+	}
+	if (now < b->tick_ms || b->stopping)
+		return;
+	while (b->tick_ms <= now)
+		b->tick_ms += interval;
+	if (api_step(a, now) == API_IDLE)
+		api_start(a, slice_str("/api/state"), (struct slice){NULL, 0}, now);
+}
+
+/* --- the whole --- */
+
+static void init_api(struct bridge *b, struct api *a, size_t i)
+{
+	struct link *l = &b->link[LINK_STATE + i];
+	l->host = b->config->api_host;
+	l->port = b->config->api_port;
+	l->in = (struct buf)BUF(b->in_mem[i]);
+	l->out = (struct buf)BUF(b->out_mem[i]);
+	a->link = l;
+	a->config = b->config;
+}
+
+void bridge_init(struct bridge *b, const struct bridge_config *config, struct tls *tls,
+        const struct tls_anchors *anchors, uint32_t random, struct bridge_time time)
+{
+	b->config = config;
+	b->random = random != 0 ? random : 1; /* 0 is the generator's fixed point */
+	b->time = time;
+	b->started_ms = b->tick_ms = time.now_ms;
+	b->log = (struct buf)BUF(b->log_mem);
+	b->control = (struct buf)BUF(b->control_mem);
+	b->link[LINK_BROKER].host = config->broker_host;
+	b->link[LINK_BROKER].port = config->broker_port;
+	b->link[LINK_BROKER].tls = tls;
+	b->link[LINK_BROKER].anchors = anchors;
+	init_api(b, &b->state, 0);
+	for (size_t i = 0; i < BRIDGE_CALLS; i++)
+		init_api(b, &b->call[i], i + 1);
+	mqtt_outbox_init(&b->outbox, b->outbox_mem, sizeof b->outbox_mem);
+	requests_init(b);
+	session_init(b);
+}
+
+static int64_t earlier(int64_t a, int64_t b)
+{
+	return a < b ? a : b;
+}
+
+int64_t bridge_step(struct bridge *b, struct bridge_time time)
+{
+	b->time = time;
+	session_step(b);
+	requests_step(b);
+	step_state(b);
+	session_step(b); /* what the others have brought goes out now */
+	int64_t wake = earlier(session_deadline(b), api_deadline(&b->state));
+	if (!b->stopping)
+		wake = earlier(wake, b->tick_ms);
+	for (size_t i = 0; i < BRIDGE_CALLS; i++)
+		wake = earlier(wake, api_deadline(&b->call[i]));
+	return wake;
+}
+
+void bridge_stop(struct bridge *b)
+{
+	if (b->stopping)
+		return;
+	b->stopping = true;
+	session_stop(b);
+}
+
+bool bridge_done(const struct bridge *b)
+{
+	return b->phase == PHASE_DONE;
+}

@@ -1,0 +1,204 @@
+/* The product: the bridge between one gateway's web API and one MQTT broker. It takes the gateway's identity,
+ * keeps a session with the broker, turns Modbus requests into calls and their replies into answers, and
+ * publishes the state. Pure: moves no bytes, reads no clock, file or environment, and prints nothing. The
+ * driver moves the bytes of its links, tells it the time, and writes its log lines. bridge.c has the whole
+ * and the state, session.c the way to the broker, requests.c the way of a request, api.c one call of the API.
+ */
+#ifndef BRIDGE_H
+#define BRIDGE_H
+
+#include "buf.h"
+#include "http.h"
+#include "link.h"
+#include "mqtt.h"
+#include "queue.h"
+
+/* Every size of the program that a firmware may want to change. */
+enum {
+	BRIDGE_HOST_BYTES = 256,
+	BRIDGE_TEXT_BYTES = 256,
+	BRIDGE_SECRET_BYTES = 4096,                            /* a token or a password, with its NUL */
+	BRIDGE_SERIAL_BYTES = 65,                              /* a serial number, with its NUL */
+	BRIDGE_RANGES = 64,                                    /* of addresses in MODBUS_WRITE_ALLOW */
+	BRIDGE_REQUEST_BYTES = 8192,                           /* the largest request that is executed */
+	BRIDGE_PACKET_BYTES = BRIDGE_REQUEST_BYTES + 512,      /* the largest packet that is read whole */
+	BRIDGE_TARGET_BYTES = 3 * BRIDGE_REQUEST_BYTES + 1024, /* path and query of a call */
+	BRIDGE_CALL_BYTES = BRIDGE_TARGET_BYTES + 1024,        /* a call with its header */
+	BRIDGE_CALLS = 2,                                      /* Modbus calls at a time */
+	BRIDGE_QUEUE_BYTES = 72 * 1024,   /* requests that wait: 256 of 200 bytes and more */
+	BRIDGE_OUTBOX_BYTES = 192 * 1024, /* publishes that wait for PUBACK; at least the largest answer, the
+	                                   * largest state, and the reserve */
+	BRIDGE_RESERVE_BYTES = 32 * 1024, /* of the outbox, kept for answers that must not wait ("busy") */
+	BRIDGE_CONTROL_BYTES = BRIDGE_SECRET_BYTES + 1024, /* packets without payload that wait to be sent;
+	                                                    * CONNECT is the largest */
+	BRIDGE_LOG_BYTES = 8192                            /* log lines of one step */
+};
+
+enum bridge_dates { DATES_AUTO, DATES_NUMERIC, DATES_ISO8601 };
+
+/* What the core has to be told; all strings end with NUL. Outlives the bridge. */
+struct bridge_config {
+	char broker_host[BRIDGE_HOST_BYTES];
+	uint16_t broker_port;
+	char api_host[BRIDGE_HOST_BYTES];
+	uint16_t api_port;
+	char user_name[BRIDGE_TEXT_BYTES];  /* with password: instead of serial number and token; "" for none
+	                                     */
+	char password[BRIDGE_SECRET_BYTES]; /* secret */
+	bool has_login;                     /* user_name and password are set */
+	char client_id[BRIDGE_TEXT_BYTES];  /* "" for the serial number */
+	char topic_prefix[BRIDGE_TEXT_BYTES]; /* may hold {serial} */
+	uint16_t keep_alive_s;
+	uint32_t token_lifetime_s;
+	enum bridge_dates dates;
+	uint32_t state_interval_s;
+	uint32_t api_timeout_s;
+	bool writes_limited; /* MODBUS_WRITE_ALLOW is not "all" */
+	struct {
+		uint16_t first, last; /* addresses, inclusive */
+	} write_allow[BRIDGE_RANGES];
+	size_t write_allows; /* 0 and writes_limited: none */
+};
+
+/* The time, as the driver sees it at the start of a step. */
+struct bridge_time {
+	int64_t now_ms;  /* monotonic */
+	int64_t wall_us; /* since 1970, UTC; may jump */
+};
+
+enum bridge_level { LEVEL_ERROR, LEVEL_WARN, LEVEL_INFO, LEVEL_DEBUG };
+
+/* One call of the API over one link: from its request to its whole reply or its failure. */
+enum api_state {
+	API_IDLE,   /* a call can be started */
+	API_BUSY,   /* under way */
+	API_DONE,   /* a whole reply is in reply; the caller takes it, then api_finish */
+	API_FAILED, /* error and why say what happened; the caller takes note, then api_finish */
+	API_CLOSING /* finished, the link is on its way down */
+};
+
+/* The stable words of error answers, in the order of bridge_error_code's table. */
+enum bridge_error {
+	ERROR_NONE,
+	ERROR_INVALID_JSON,
+	ERROR_NOT_AN_OBJECT,
+	ERROR_MISSING_FIELD,
+	ERROR_BAD_VALUE,
+	ERROR_UNSUPPORTED_FUNCTION_CODE,
+	ERROR_TOO_LARGE,
+	ERROR_WRITE_REFUSED,
+	ERROR_BUSY,
+	ERROR_API_UNREACHABLE,   /* the call was not sent: surely not executed */
+	ERROR_API_TIMEOUT,       /* it was sent, or waited for its connection; no whole reply in time */
+	ERROR_API_ERROR,         /* a reply with a status that is not 2xx */
+	ERROR_API_INVALID_REPLY, /* no HTTP, no JSON, too large, cut short, or no reply at all */
+	ERROR_SHUTTING_DOWN
+};
+
+struct api {
+	enum api_state state;
+	struct link *link;
+	const struct bridge_config *config;
+	int64_t deadline_ms, started_ms;
+	struct http_reply reply;
+	enum bridge_error error;
+	const char *why;  /* a static sentence */
+	uint32_t request; /* whose call it is: a request's number, see requests.c; 0 for none */
+};
+
+/* Session phases, in their order. */
+enum bridge_phase {
+	PHASE_SERIAL,    /* GET /api/crypto; once */
+	PHASE_TOKEN,     /* POST /api/jwt/create; for every connection */
+	PHASE_DIAL,      /* name look-up, TCP, TLS */
+	PHASE_HELLO,     /* CONNECT was sent, CONNACK is awaited */
+	PHASE_SUBSCRIBE, /* SUBSCRIBE was sent, SUBACK is awaited */
+	PHASE_SERVE,
+	PHASE_PAUSE, /* something failed: waits before it begins anew */
+	PHASE_DRAIN, /* stopping: running calls and unacknowledged answers get a moment */
+	PHASE_LEAVE, /* stopping: DISCONNECT is on its way */
+	PHASE_DONE   /* the program may end */
+};
+
+enum { LINK_BROKER, LINK_STATE, LINK_CALL, BRIDGE_LINKS = LINK_CALL + BRIDGE_CALLS };
+
+struct bridge {
+	const struct bridge_config *config;
+	struct link link[BRIDGE_LINKS]; /* the driver serves their wishes */
+	struct buf log;                 /* the driver takes the lines, see bridge_take_log */
+
+	/* its own */
+	size_t log_at; /* where the line that is being written begins */
+	struct bridge_time time;
+	int64_t started_ms;
+	uint32_t random;
+	bool stopping;
+
+	/* the session (session.c) */
+	enum bridge_phase phase;
+	int64_t phase_deadline_ms;
+	unsigned failures; /* in a row, for the back-off */
+	int64_t served_since_ms;
+	const char *failure_why; /* the failure that was logged last, and when, and how often since */
+	int64_t failure_logged_ms;
+	unsigned failure_repeats;
+	struct api *identity; /* the one of call that gets serial number or token */
+	char serial[BRIDGE_SERIAL_BYTES];
+	char token[BRIDGE_SECRET_BYTES]; /* secret; wiped when CONNECT was written */
+	enum bridge_dates dates;         /* the form that the next token uses: never DATES_AUTO */
+	bool shared_prefix; /* no {serial} in the prefix: other gateways hear the same requests */
+	char topic_request[BRIDGE_TEXT_BYTES + 64], topic_response[BRIDGE_TEXT_BYTES + 64],
+	        topic_state[BRIDGE_TEXT_BYTES + 64];
+	uint16_t subscribe_id;
+	bool broker_transport;        /* TCP to the broker was there when last looked at */
+	int64_t sent_ms, received_ms; /* the last bytes to and from the broker */
+	int64_t ping_ms;           /* when the PINGREQ that waits for its PINGRESP was sent; 0: none waits */
+	int64_t unacknowledged_ms; /* since when the oldest publish has waited for its PUBACK; 0: none does */
+	struct buf control;        /* packets to be sent */
+	size_t control_at;         /* how much of it was sent */
+	size_t packet_n;           /* bytes in packet */
+	size_t packet_skip;        /* bytes of a too large PUBLISH still to be thrown away */
+	struct mqtt_outbox outbox;
+	struct mqtt_received received;
+
+	/* the requests (requests.c) */
+	struct queue requests;
+	uint32_t last_request;
+	struct api
+	        call[BRIDGE_CALLS]; /* call[0] also gets serial number and token, before there are requests */
+
+	/* the state (bridge.c) */
+	struct api state;
+	int64_t tick_ms;    /* the next beat of the grid */
+	bool state_failing; /* the last fetch failed, and that was logged */
+
+	/* memory */
+	_Alignas(8) unsigned char requests_mem[BRIDGE_QUEUE_BYTES];
+	_Alignas(8) unsigned char outbox_mem[BRIDGE_OUTBOX_BYTES];
+	unsigned char packet[BRIDGE_PACKET_BYTES];
+	unsigned char control_mem[BRIDGE_CONTROL_BYTES];
+	unsigned char log_mem[BRIDGE_LOG_BYTES];
+	unsigned char scratch[BRIDGE_REQUEST_BYTES]; /* an unescaped string; holds nothing across calls */
+	unsigned char target[BRIDGE_TARGET_BYTES];   /* a call's path and query; holds nothing across calls */
+	unsigned char out_mem[BRIDGE_CALLS + 1][BRIDGE_CALL_BYTES];
+	unsigned char in_mem[BRIDGE_CALLS + 1][HTTP_REPLY_BYTES];
+};
+
+/* Starts a bridge from zeroed memory. config, tls and anchors must outlive it; tls NULL means a plain
+ * connection to the broker (simulations only). random: 32 unpredictable bits. */
+void bridge_init(struct bridge *b, const struct bridge_config *config, struct tls *tls,
+        const struct tls_anchors *anchors, uint32_t random, struct bridge_time time);
+
+/* Does what is due and returns when it wants to be called again at the latest (monotonic ms). To be called,
+ * too, whenever the driver has changed a fact or moved bytes of a link. */
+int64_t bridge_step(struct bridge *b, struct bridge_time time);
+
+/* Ends the service in an orderly way: keep stepping until bridge_done. */
+void bridge_stop(struct bridge *b);
+bool bridge_done(const struct bridge *b);
+
+/* The next log line: sets *level and *text (without line end, printable ASCII), valid until the next step.
+ * Start with *at = 0; false after the last one, when the log is emptied. */
+bool bridge_take_log(struct bridge *b, size_t *at, enum bridge_level *level, struct slice *text);
+
+#endif

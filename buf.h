@@ -1,0 +1,67 @@
+/* Slices and a bounded writer, the two shapes in which bytes travel through iamcat.
+ * Pure: allocates nothing, prints nothing, reads no clock. */
+#ifndef BUF_H
+#define BUF_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Bytes that somebody else owns. Not terminated by NUL, may hold any byte. p may be NULL when n is 0. */
+struct slice {
+	const unsigned char *p;
+	size_t n;
+};
+
+/* The text of a C string, without its NUL; lives as long as the string. */
+struct slice slice_str(const char *s);
+
+/* The same bytes? */
+bool slice_eq(struct slice a, struct slice b);
+
+/* The same bytes as the C string s? */
+bool slice_is(struct slice a, const char *s);
+
+/* Where the C string s first begins in a; a.n when nowhere. */
+size_t slice_find(struct slice a, const char *s);
+
+/* The number that the slice spells in decimal digits (no sign, no space), or -1 when it is empty, has
+ * another byte in it, or is above max. max is at most 10^17. */
+int64_t slice_u64(struct slice a, int64_t max);
+
+/* A bounded writer over the caller's memory. A write that does not fit writes nothing, sets full, and every
+ * later write does nothing: check full once, before the bytes are used. */
+struct buf {
+	unsigned char *p;
+	size_t cap; /* bytes at p */
+	size_t n;   /* bytes written */
+	bool full;  /* something did not fit: what is here is incomplete */
+};
+
+/* An empty writer over an array (not over a pointer). */
+#define BUF(array) ((struct buf){(array), sizeof(array), 0, false})
+
+void buf_put(struct buf *b, const void *p, size_t n);
+void buf_put_byte(struct buf *b, unsigned char c);
+void buf_put_str(struct buf *b, const char *s); /* without the NUL */
+void buf_put_slice(struct buf *b, struct slice s);
+void buf_put_u64(struct buf *b, uint64_t v); /* decimal */
+void buf_put_i64(struct buf *b, int64_t v);  /* decimal */
+void buf_put_u16be(struct buf *b, uint16_t v);
+
+/* Text from outside for a log line or an error sentence: printable ASCII as it is, every other byte and the
+ * backslash as \xNN; at most max bytes of s, then "...". The result has no control character and no quote. */
+void buf_put_escaped(struct buf *b, struct slice s, size_t max);
+
+/* UTC, RFC 3339 with six decimals, "2024-08-03T15:05:30.123456Z". us: microseconds since 1970, any value
+ * from the year 0 to 9999; others are clamped. */
+void buf_put_time(struct buf *b, int64_t us);
+
+/* What was written so far; valid until the memory is written again. */
+struct slice buf_slice(const struct buf *b);
+
+/* Ends what was written with a NUL (not counted in n) and returns it as a C string. When there is no room,
+ * sets full and returns "". */
+const char *buf_cstr(struct buf *b);
+
+#endif

@@ -1,0 +1,665 @@
+#include "config.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "dns.h"
+
+enum kind { NUMBER, DATES, LEVEL, TEXT, SECRET, PEM, HOST, PREFIX, RANGES };
+
+/* One row for each variable: reading, mistakes and --help all come from here. */
+struct variable {
+	const char *name;
+	const char *fallback; /* the value when it is not set; NULL: none */
+	enum kind kind;
+	uint16_t offset, size; /* of its field in struct config */
+	uint32_t min, max;     /* of the number, or of the bytes of a text */
+	const char *help;      /* put_accepted and the fallback follow it; all in 54 columns */
+};
+
+/* The places of those rows that the code names. */
+enum { BROKER_HOST, ROOT_CA = 4, ROOT_CA_FILE, USERNAME, PASSWORD, PASSWORD_FILE, VARIABLES = 18 };
+
+#define FIELD(f) offsetof(struct config, f), sizeof(((struct config *)0)->f)
+
+/* Behind a host stands its port, see take_host. */
+static const struct variable variables[VARIABLES] = {
+        [BROKER_HOST] = {"MQTT_BROKER_HOST", NULL, HOST, FIELD(bridge.broker_host), 1, 253,
+                "the broker's name or IP address (required)"},
+        {"MQTT_BROKER_PORT", "8883", NUMBER, FIELD(bridge.broker_port), 1, 65535, "its port for TLS"},
+        {"WEB_CONTAINER_HOST", "localhost", HOST, FIELD(bridge.api_host), 1, 253,
+                "the gateway's API: name or address"},
+        {"WEB_CONTAINER_PORT", "5000", NUMBER, FIELD(bridge.api_port), 1, 65535, "its port"},
+        [ROOT_CA] = {"MQTT_ROOT_CA", NULL, PEM, 0, 0, 0, 0,
+                "trusted roots as PEM (default: embedded DigiCert ones)"},
+        [ROOT_CA_FILE] = {"MQTT_ROOT_CA_FILE", NULL, TEXT, FIELD(root_ca_file), 1, CONFIG_PATH_BYTES - 1,
+                "the same from a file"},
+        [USERNAME] = {"MQTT_USERNAME", NULL, TEXT, FIELD(bridge.user_name), 1, BRIDGE_TEXT_BYTES - 1,
+                "for the broker, instead of serial number and JWT"},
+        [PASSWORD] = {"MQTT_PASSWORD", NULL, SECRET, FIELD(bridge.password), 1, BRIDGE_SECRET_BYTES - 1,
+                "its password"},
+        [PASSWORD_FILE] = {"MQTT_PASSWORD_FILE", NULL, TEXT, FIELD(password_file), 1, CONFIG_PATH_BYTES - 1,
+                "the same from a file"},
+        {"MQTT_CLIENT_ID", NULL, TEXT, FIELD(bridge.client_id), 1, CONFIG_PREFIX_BYTES,
+                "MQTT client id (default: the serial number)"},
+        {"MQTT_TOPIC_PREFIX", "iamcat", PREFIX, FIELD(bridge.topic_prefix), 1, CONFIG_PREFIX_BYTES,
+                "of all topics; {serial} is replaced"},
+        {"MQTT_KEEPALIVE", "60", NUMBER, FIELD(bridge.keep_alive_s), 5, 65535, "MQTT keep-alive in seconds"},
+        {"MQTT_JWT_LIFETIME", "300", NUMBER, FIELD(bridge.token_lifetime_s), 20, 86400,
+                "seconds a JWT is valid"},
+        {"MQTT_JWT_DATES", "auto", DATES, FIELD(bridge.dates), 0, 0, "JWT dates"},
+        {"STATE_INTERVAL", "5", NUMBER, FIELD(bridge.state_interval_s), 1, 3600, "seconds between states"},
+        {"WEB_CONTAINER_TIMEOUT", "10", NUMBER, FIELD(bridge.api_timeout_s), 1, 300,
+                "seconds for one API call"},
+        {"MODBUS_WRITE_ALLOW", "all", RANGES, 0, 0, 0, 0, "all, none, or registers: 100,200-299"},
+        {"LOG_LEVEL", "info", LEVEL, FIELD(log_level), 0, 0, "what to log"},
+};
+
+/* The words for an enum, in its order. */
+static const char *const dates[] = {"auto", "numeric", "iso8601", NULL};
+static const char *const levels[] = {"error", "warn", "info", "debug", NULL};
+_Static_assert(sizeof(enum bridge_dates) == sizeof(unsigned) && sizeof(enum config_level) == sizeof(unsigned),
+        "take writes an enum as an unsigned");
+
+/* What was found of one variable. */
+struct found {
+	struct slice value; /* n is 0: not set */
+	size_t line;        /* in the file; 0: the environment */
+	bool broken;        /* it is set, but its line was a mistake, which has been reported */
+};
+
+struct reader {
+	struct config *c;
+	const char *file; /* its name for messages */
+	struct buf *errors, *warnings;
+	size_t mistakes;
+	struct found found[VARIABLES];
+	bool unread; /* the file was refused: what seems to be missing may be in there */
+	/* the file's text and the place in it */
+	unsigned char *p;
+	size_t n, at, line;
+	bool pem; /* the rest of a PEM text without quotes, which has been reported, may follow */
+};
+
+/* What was read from files and is still needed, one file behind the other. */
+static unsigned char text[CONFIG_FILE_BYTES];
+static size_t text_n;
+
+static void wipe_text(void)
+{
+	explicit_bzero(text, text_n);
+	text_n = 0;
+}
+
+/* Appends a file to text. Returns false with the reason in why; error is its errno, EFBIG when the file does
+ * not fit. */
+static bool read_file(const char *path, struct slice *s, int *error, struct buf *why)
+{
+	static const struct {
+		int error;
+		const char *reason;
+	} reasons[] = {{ENOENT, "no such file"}, {EACCES, "permission denied"}, {EISDIR, "it is a directory"},
+	        {ENOTDIR, "a part of its path is no directory"}, {ELOOP, "too many symbolic links"},
+	        {EFBIG, "it is too large"}};
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : 1;
+	*s = (struct slice){text + text_n, 0};
+	while (fd >= 0 && (n > 0 || (n < 0 && errno == EINTR))) {
+		n = read(fd, text + text_n, sizeof text - text_n);
+		text_n += n > 0 ? (size_t)n : 0;
+	}
+	s->n = text_n - (size_t)(s->p - text);
+	*error = n < 0 ? errno : text_n == sizeof text ? EFBIG : 0;
+	if (fd >= 0)
+		close(fd);
+	if (*error == 0)
+		return true;
+	buf_put_str(why, "cannot be read: ");
+	for (size_t i = 0; i < sizeof reasons / sizeof reasons[0]; i++) {
+		if (reasons[i].error == *error) {
+			buf_put_str(why, reasons[i].reason);
+			return false;
+		}
+	}
+	buf_put_str(why, "error ");
+	buf_put_u64(why, (uint64_t)*error);
+	return false;
+}
+
+/* Writes strings, one behind the other. */
+#define SAY(b, ...) say(b, (const char *const[]){__VA_ARGS__, NULL})
+
+static void say(struct buf *b, const char *const *part)
+{
+	for (; *part; part++)
+		buf_put_str(b, *part);
+}
+
+static bool refuse(struct buf *why, const char *sentence)
+{
+	buf_put_str(why, sentence);
+	return false;
+}
+
+static bool has(struct slice s, const char *part)
+{
+	return memmem(s.p, s.n, part, strlen(part)) != NULL;
+}
+
+/* Letters, digits and _: names of variables have these, and names of hosts, besides - and the dot. */
+static bool is_word(unsigned char c)
+{
+	return c == '_' || (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z');
+}
+
+/* Without blanks at both ends; the CR of a line that ends with CRLF is one. */
+static struct slice trim(struct slice s)
+{
+	while (s.n > 0 && memchr(" \t\r", s.p[0], 3))
+		s = (struct slice){s.p + 1, s.n - 1};
+	while (s.n > 0 && memchr(" \t\r", s.p[s.n - 1], 3))
+		s.n--;
+	return s;
+}
+
+/* "MQTT_KEEPALIVE (mqtt.env line 3)" */
+static void put_source(struct buf *b, const struct reader *r, const char *name, size_t line)
+{
+	SAY(b, name, " (", line > 0 ? r->file : "environment");
+	if (line > 0) {
+		buf_put_str(b, " line ");
+		buf_put_u64(b, line);
+	}
+	buf_put_str(b, ")");
+}
+
+/* Writes the line for a mistake in a variable. The value of a secret is not shown, nor one that may hold a
+ * secret by mistake: a key pasted into the wrong variable, the login of a URL. A broken line has none. */
+static void mistake(struct reader *r, size_t v, const struct buf *why)
+{
+	enum kind kind = variables[v].kind;
+	struct slice s = r->found[v].value;
+	r->mistakes++;
+	put_source(r->errors, r, variables[v].name, r->found[v].line);
+	if (s.n > 0 && kind != SECRET && kind != PEM && !has(s, "-----BEGIN") &&
+	        !(kind == HOST && has(s, "@"))) {
+		buf_put_str(r->errors, " is \"");
+		buf_put_escaped(r->errors, s, 64);
+		buf_put_str(r->errors, "\"");
+	}
+	buf_put_str(r->errors, ": ");
+	buf_put_slice(r->errors, buf_slice(why));
+	buf_put_str(r->errors, "\n");
+}
+
+/* What is accepted: "5 to 65535", "auto, numeric or iso8601" */
+static void put_accepted(struct buf *b, const struct variable *v)
+{
+	const char *const *word = v->kind == DATES ? dates : levels;
+	if (v->kind == DATES || v->kind == LEVEL) {
+		SAY(b, word[0], ", ");
+		for (word++; word[1]; word++)
+			SAY(b, *word, word[2] ? ", " : " or ");
+		buf_put_str(b, *word);
+	} else {
+		buf_put_u64(b, v->min);
+		buf_put_str(b, " to ");
+		buf_put_u64(b, v->max);
+	}
+}
+
+/* Valid UTF-8 (RFC 3629) without control characters (C0, DEL, C1)? */
+static bool is_text(struct slice s)
+{
+	static const uint32_t least[4] = {0x20, 0xa0, 0x800, 0x10000};
+	for (size_t i = 0; i < s.n;) {
+		uint32_t c = s.p[i++];
+		size_t more = c < 0x80 ? 0 : c < 0xe0 ? 1 : c < 0xf0 ? 2 : 3;
+		if ((c >= 0x80 && c < 0xc0) || c >= 0xf8 || more > s.n - i)
+			return false;
+		c = more ? c & (0x3fu >> more) : c;
+		for (size_t k = 0; k < more; k++, i++) {
+			if ((s.p[i] & 0xc0) != 0x80)
+				return false;
+			c = c << 6 | (s.p[i] & 0x3f);
+		}
+		if (c < least[more] || c == 0x7f || (c >= 0xd800 && c <= 0xdfff) || c > 0x10ffff)
+			return false;
+	}
+	return true;
+}
+
+/* Labels of 1 to 63 bytes, 253 in all (RFC 1035 §2.3.4), perhaps a dot at the end. Were the last label all
+ * digits, it would be a mistyped IPv4 address. Containers have names with _. */
+static bool is_host_name(struct slice s)
+{
+	size_t label = 0, digits = 0;
+	s.n -= s.n > 0 && s.p[s.n - 1] == '.';
+	for (size_t i = 0; i < s.n; i++) {
+		bool dot = s.p[i] == '.';
+		if (dot ? label == 0 : label == 63 || !(is_word(s.p[i]) || s.p[i] == '-'))
+			return false;
+		label = dot ? 0 : label + 1;
+		digits = dot ? 0 : digits + (s.p[i] >= '0' && s.p[i] <= '9');
+	}
+	return digits < label && s.n <= 253;
+}
+
+/* These take one value: they write it to its field, or return false with what is wrong in why. */
+
+static bool take_host(const struct variable *v, char *to, struct slice s, struct buf *why)
+{
+	struct dns_address ip;
+	const unsigned char *colon = memchr(s.p, ':', s.n);
+	bool address = s.n <= v->max && dns_read_address(s, &ip);
+	if (address && s.p[0] == '[')
+		s = (struct slice){s.p + 1, s.n - 2};
+	if (address || is_host_name(s)) {
+		memcpy(to, s.p, s.n);
+		return true;
+	}
+	if (has(s, "/"))
+		SAY(why, "expected only the host name or IP address, without mqtts:// or the like and ",
+		        "without a path; the port goes into ", v[1].name);
+	else if (colon && (s.p[0] == '[' || !memchr(colon + 1, ':', (size_t)(s.p + s.n - colon) - 1)))
+		SAY(why, "expected only the host name or IP address; the port goes into ", v[1].name);
+	else
+		SAY(why, "expected a host name or an IP address");
+	return false;
+}
+
+static bool check_prefix(struct slice s, struct buf *why)
+{
+	bool serial = false;
+	if (s.p[0] == '/' || s.p[s.n - 1] == '/')
+		return refuse(why, "expected no / at the beginning or end (/modbus/request is appended)");
+	if (has(s, "+") || has(s, "#")) /* MQTT-3.3.2-2 */
+		return refuse(why, "expected no + or #, they are MQTT's wildcards");
+	if (s.p[0] == '$') /* MQTT-4.7.2-1 */
+		return refuse(why, "expected no $ at the beginning, such topics belong to the broker");
+	for (size_t i = 0; i < s.n; i++) {
+		if (!serial && s.n - i >= 8 && memcmp(s.p + i, "{serial}", 8) == 0) {
+			serial = true;
+			i += 7;
+		} else if (s.p[i] == '{' || s.p[i] == '}') {
+			return refuse(why, "expected nothing in braces but {serial}, and that once");
+		}
+	}
+	return true;
+}
+
+static bool take_ranges(struct bridge_config *b, struct slice s, struct buf *why)
+{
+	b->writes_limited = !slice_is(s, "all");
+	bool more = b->writes_limited && !slice_is(s, "none");
+	while (more) {
+		const unsigned char *comma = memchr(s.p, ',', s.n);
+		struct slice first = {s.p, comma ? (size_t)(comma - s.p) : s.n}, last = first;
+		more = comma != NULL;
+		s = more ? (struct slice){comma + 1, s.n - first.n - 1} : s;
+		const unsigned char *dash = memchr(first.p, '-', first.n);
+		if (dash) {
+			last = (struct slice){dash + 1, (size_t)(first.p + first.n - dash) - 1};
+			first.n = (size_t)(dash - first.p);
+		}
+		int64_t from = slice_u64(trim(first), 65535), to = slice_u64(trim(last), 65535);
+		if (from < 0 || to < 0)
+			return refuse(why, "expected all, none, or a list of registers such as 100,200-299 "
+			                   "(0 to 65535)");
+		if (from > to)
+			return refuse(why, "expected the lower register first, as in 200-299");
+		if (b->write_allows == BRIDGE_RANGES)
+			return refuse(why, "expected at most 64 registers and ranges");
+		b->write_allow[b->write_allows].first = (uint16_t)from;
+		b->write_allow[b->write_allows++].last = (uint16_t)to;
+	}
+	return true;
+}
+
+/* Writes a whole number or the value of an enum. */
+static bool take_number(const struct variable *v, char *to, struct slice s, struct buf *why)
+{
+	const char *const *words = v->kind == DATES ? dates : levels;
+	int64_t n = slice_u64(s, v->max);
+	bool ok = n >= v->min;
+	if (v->kind != NUMBER) {
+		for (n = 0; words[n] && !slice_is(s, words[n]);)
+			n++;
+		ok = words[n] != NULL;
+	}
+	uint32_t large = (uint32_t)n;
+	uint16_t small = (uint16_t)n;
+	memcpy(to, v->size == sizeof small ? (void *)&small : (void *)&large, v->size);
+	if (!ok) {
+		buf_put_str(why, v->kind == NUMBER ? "expected a whole number, " : "expected ");
+		put_accepted(why, v);
+	}
+	return ok;
+}
+
+static bool take_text(const struct variable *v, char *to, struct slice s, struct buf *why)
+{
+	if (v->kind != SECRET && !is_text(s))
+		return refuse(why, "expected UTF-8 text without control characters");
+	if (s.n > v->max) {
+		buf_put_str(why, "is too long, expected bytes: ");
+		put_accepted(why, v);
+		return false;
+	}
+	memcpy(to, s.p, s.n);
+	return true;
+}
+
+static void take(struct reader *r, size_t i)
+{
+	const struct variable *v = &variables[i];
+	struct slice s = r->found[i].value;
+	unsigned char memory[256];
+	struct buf why = BUF(memory);
+	char *to = (char *)r->c + v->offset;
+	bool ok = true;
+	if (s.n == 0 && v->fallback)
+		s = slice_str(v->fallback);
+	if (s.n == 0)
+		return;
+	switch (v->kind) {
+	case NUMBER:
+	case DATES:
+	case LEVEL: ok = take_number(v, to, s, &why); break;
+	case HOST: ok = take_host(v, to, s, &why); break;
+	case RANGES: ok = take_ranges(&r->c->bridge, s, &why); break;
+	case PREFIX: ok = check_prefix(s, &why) && take_text(v, to, s, &why); break;
+	case TEXT:
+	case SECRET: ok = take_text(v, to, s, &why); break;
+	case PEM: break; /* see take_anchors */
+	}
+	if (!ok)
+		mistake(r, i, &why);
+}
+
+static bool given(const struct reader *r, size_t v)
+{
+	return r->found[v].value.n > 0 || r->found[v].broken;
+}
+
+/* Of a variable and the one behind it, which names a file, only one may be set. */
+static bool both(struct reader *r, size_t v)
+{
+	unsigned char memory[4 * CONFIG_PATH_BYTES + 256];
+	struct buf why = BUF(memory);
+	if (!given(r, v) || !given(r, v + 1))
+		return false;
+	put_source(&why, r, variables[v + 1].name, r->found[v + 1].line);
+	buf_put_str(&why, " is set, too; expected only one of them");
+	mistake(r, v, &why);
+	return true;
+}
+
+static bool read_anchors(const char *path, struct tls_anchors *a, struct buf *why)
+{
+	struct slice pem;
+	int error;
+	return read_file(path, &pem, &error, why) && tls_anchors_read(a, pem, why);
+}
+
+bool config_read_anchors(const struct config *c, struct tls_anchors *a, struct buf *why)
+{
+	bool ok = c->root_ca_file[0] == 0 || read_anchors(c->root_ca_file, a, why);
+	wipe_text();
+	return ok;
+}
+
+static void take_anchors(struct reader *r, struct tls_anchors *a)
+{
+	struct slice pem = r->found[ROOT_CA].value;
+	unsigned char memory[384];
+	struct buf why = BUF(memory);
+	if (both(r, ROOT_CA))
+		return;
+	if (pem.n >= 2 && (pem.p[0] == '"' || pem.p[0] == '\'') && pem.p[pem.n - 1] == pem.p[0])
+		pem = (struct slice){pem.p + 1, pem.n - 2}; /* docker's --env-file leaves quotes in place */
+	if (given(r, ROOT_CA)) {
+		if (r->found[ROOT_CA].broken || tls_anchors_read(a, pem, &why))
+			return;
+		buf_put_str(&why, "; expected certificates as PEM text (a path goes into MQTT_ROOT_CA_FILE)");
+		mistake(r, ROOT_CA, &why);
+	} else if (r->c->root_ca_file[0] && !read_anchors(r->c->root_ca_file, a, &why)) {
+		buf_put_str(&why, "; expected a file with certificates as PEM text");
+		mistake(r, ROOT_CA_FILE, &why);
+	} else if (!given(r, ROOT_CA_FILE)) {
+		tls_anchors_embedded(a);
+	}
+}
+
+static void take_login(struct reader *r)
+{
+	struct slice s;
+	unsigned char memory[256];
+	struct buf why = BUF(memory);
+	size_t password = given(r, PASSWORD) ? PASSWORD : PASSWORD_FILE;
+	bool user = given(r, USERNAME), two = both(r, PASSWORD);
+	int error;
+	if (user != given(r, password) && !r->unread) {
+		SAY(&why, user ? "MQTT_PASSWORD (or MQTT_PASSWORD_FILE)" : "MQTT_USERNAME",
+		        " is not set; expected both, or neither for serial number and JWT");
+		mistake(r, user ? USERNAME : password, &why);
+	}
+	r->c->bridge.has_login = user;
+	if (two || r->c->password_file[0] == 0)
+		return;
+	why = BUF(memory);
+	if (read_file(r->c->password_file, &s, &error, &why)) {
+		if (s.n > 0 && s.p[s.n - 1] == '\n')
+			s.n -= s.n > 1 && s.p[s.n - 2] == '\r' ? 2 : 1;
+		if (s.n > 0 && s.n < BRIDGE_SECRET_BYTES && !memchr(s.p, 0, s.n)) {
+			memcpy(r->c->bridge.password, s.p, s.n);
+			return;
+		}
+		buf_put_str(&why, "the password in it must have 1 to 4095 bytes, none of them NUL");
+	}
+	mistake(r, PASSWORD_FILE, &why);
+}
+
+/* The index of the variable, VARIABLES for none. */
+static size_t find(struct slice name)
+{
+	size_t v = 0;
+	while (v < VARIABLES && !slice_is(name, variables[v].name))
+		v++;
+	return v;
+}
+
+/* Levenshtein's distance between a, in capitals, and b; of a long a only the beginning counts. */
+static size_t distance(struct slice a, const char *b)
+{
+	size_t row[32], n = strlen(b);
+	for (size_t k = 0; k <= n; k++)
+		row[k] = k;
+	for (size_t i = 0; i < a.n && i < 64; i++) {
+		char c = (char)(a.p[i] >= 'a' ? a.p[i] - 'a' + 'A' : a.p[i]);
+		size_t diagonal = row[0];
+		row[0] = i + 1;
+		for (size_t k = 0; k < n; k++) {
+			size_t above = row[k + 1], other = (above < row[k] ? above : row[k]) + 1;
+			size_t same = diagonal + (c != b[k]);
+			row[k + 1] = same < other ? same : other;
+			diagonal = above;
+		}
+	}
+	return row[n];
+}
+
+static void store(struct reader *r, struct slice name, struct slice value, size_t line)
+{
+	size_t v = find(name), nearest = 0;
+	unsigned char memory[72];
+	struct buf shown = BUF(memory);
+	if (v < VARIABLES) {
+		if (r->found[v].line > 0) {
+			put_source(r->warnings, r, variables[v].name, r->found[v].line);
+			buf_put_str(r->warnings, " has no effect, it is set again in line ");
+			buf_put_u64(r->warnings, line);
+			buf_put_str(r->warnings, "\n");
+		}
+		r->found[v] = (struct found){value, line, false};
+		return;
+	}
+	for (v = 1; v < VARIABLES; v++)
+		if (distance(name, variables[v].name) < distance(name, variables[nearest].name))
+			nearest = v;
+	buf_put_escaped(&shown, name, 64);
+	put_source(r->warnings, r, buf_cstr(&shown), line);
+	SAY(r->warnings, " is no variable of iamcat and has no effect; the nearest one is ",
+	        variables[nearest].name, "\n");
+}
+
+/* The value in quotes that begins at offset at; it may have several lines. Returns NULL with the value,
+ * unescaped in place, and the reader behind its last line; or what is wrong, with nothing changed. */
+static const char *read_quoted(struct reader *r, size_t at, struct slice *value)
+{
+	unsigned char quote = r->p[at++], *out = r->p + at;
+	size_t end = at, next;
+	while (end < r->n && r->p[end] != quote)
+		end += quote == '"' && r->p[end] == '\\' && r->n - end > 1 ? 2 : 1;
+	if (end == r->n)
+		return "the quote that begins here is not closed";
+	for (next = end + 1; next < r->n && memchr(" \t\r", r->p[next], 3);)
+		next++;
+	if (next < r->n && r->p[next] != '\n' && r->p[next] != '#')
+		return "expected nothing behind the closing quote (in double quotes, write \\\" for \")";
+	for (size_t i = at; i < end; i++) {
+		unsigned char c = r->p[i];
+		r->line += c == '\n';
+		if (quote == '"' && c == '\\' && memchr("n\"\\", r->p[i + 1], 3))
+			c = r->p[++i] == 'n' ? '\n' : r->p[i];
+		*out++ = c;
+	}
+	*value = (struct slice){r->p + at, (size_t)(out - (r->p + at))};
+	while (next < r->n && r->p[next] != '\n')
+		next++;
+	r->at = next < r->n ? next + 1 : next;
+	return NULL;
+}
+
+static const char unquoted[] =
+        "expected quotes around a text of several lines: NAME=\"-----BEGIN and so on, to a \" at its end";
+
+/* The value behind the = at s.p, to the end of the line or to a # behind a blank. */
+static const char *read_plain(struct slice s, struct slice *value)
+{
+	for (size_t i = 1; i < s.n; i++)
+		if (s.p[i] == '#' && memchr(" \t", s.p[i - 1], 2))
+			s.n = i;
+	*value = trim((struct slice){s.p + 1, s.n - 1});
+	return has(*value, "-----BEGIN") && !has(*value, "-----END") ? unquoted : NULL;
+}
+
+/* Reads a line, or the lines of a value in quotes. What is in a broken line may be part of a secret, so that
+ * messages show nothing of it but the name of a known variable. */
+static void read_line(struct reader *r)
+{
+	size_t line = r->line++;
+	const unsigned char *newline = memchr(r->p + r->at, '\n', r->n - r->at);
+	struct slice whole = {r->p + r->at, (newline ? (size_t)(newline - r->p) : r->n) - r->at}, value;
+	r->at += whole.n + (newline ? 1 : 0);
+	whole = trim(whole);
+	if (whole.n == 0 || whole.p[0] == '#' || (r->pem && !has(whole, "_"))) /* no _ in base64 */
+		return;
+	bool export = whole.n > 6 && memcmp(whole.p, "export", 6) == 0 && memchr(" \t", whole.p[6], 2);
+	struct slice rest = export ? trim((struct slice){whole.p + 6, whole.n - 6}) : whole;
+	struct slice name = {rest.p, 0};
+	while (name.n < rest.n && is_word(rest.p[name.n]))
+		name.n++;
+	rest = trim((struct slice){rest.p + name.n, rest.n - name.n});
+	const char *why = has(whole, "-----BEGIN") ? unquoted : "expected NAME=value, or # before a comment";
+	if (name.n > 0 && rest.n > 0 && rest.p[0] == '=') {
+		struct slice after = trim((struct slice){rest.p + 1, rest.n - 1});
+		bool quoted = after.n > 0 && (after.p[0] == '"' || after.p[0] == '\'');
+		why = quoted ? read_quoted(r, (size_t)(after.p - r->p), &value) : read_plain(rest, &value);
+	}
+	r->pem = why && has(whole, "-----BEGIN");
+	if (!why) {
+		store(r, name, value, line);
+		return;
+	}
+	size_t v = find(name);
+	r->mistakes++;
+	if (v < VARIABLES)
+		r->found[v] = (struct found){{NULL, 0}, line, true};
+	put_source(r->errors, r, v < VARIABLES ? variables[v].name : "A line", line);
+	SAY(r->errors, ": ", why, "\n");
+}
+
+static void read_lines(struct reader *r)
+{
+	r->line = 1;
+	if (r->n >= 3 && memcmp(r->p, "\xef\xbb\xbf", 3) == 0) /* a byte order mark */
+		r->at = 3;
+	while (r->at < r->n)
+		read_line(r);
+}
+
+static void read_environment(struct reader *r, char *const *envp)
+{
+	for (; *envp; envp++) {
+		struct slice name = {(const unsigned char *)*envp, strcspn(*envp, "=")};
+		const char *value = *envp + name.n + ((*envp)[name.n] == '=');
+		size_t v = find(name);
+		/* of two entries with one name the first counts, as with getenv */
+		if (v < VARIABLES && *value && (r->found[v].line > 0 || r->found[v].value.n == 0))
+			r->found[v] = (struct found){slice_str(value), 0, false};
+	}
+}
+
+bool config_read(struct config *c, struct tls_anchors *a, const char *file, char *const *envp,
+        struct buf *errors, struct buf *warnings)
+{
+	unsigned char memory[4 * CONFIG_PATH_BYTES + 8], reason[64];
+	struct buf shown = BUF(memory), why = BUF(reason);
+	struct reader r = {.c = c, .errors = errors, .warnings = warnings, .p = text};
+	struct slice s;
+	int error;
+	memset(c, 0, sizeof *c);
+	buf_put_escaped(&shown, slice_str(file ? file : "mqtt.env"), CONFIG_PATH_BYTES);
+	r.file = buf_cstr(&shown);
+	bool ok = read_file(file ? file : "mqtt.env", &s, &error, &why);
+	if (ok && memchr(s.p, 0, s.n))
+		ok = refuse(&why, "has a NUL byte");
+	r.n = ok ? s.n : 0;
+	r.unread = !ok && (file || error != ENOENT);
+	if (r.unread) {
+		r.mistakes++;
+		SAY(errors, r.file, " ", buf_cstr(&why), "; expected NAME=value lines in UTF-8\n");
+	}
+	read_lines(&r);
+	read_environment(&r, envp);
+	if (!given(&r, BROKER_HOST) && !r.unread) {
+		r.mistakes++;
+		SAY(errors, "MQTT_BROKER_HOST is not set in the environment or ", r.file,
+		        ": expected the broker's name or IP address\n");
+	}
+	for (size_t v = 0; v < VARIABLES; v++)
+		take(&r, v);
+	take_anchors(&r, a);
+	take_login(&r);
+	wipe_text();
+	return r.mistakes == 0;
+}
+
+void config_describe(struct buf *b)
+{
+	static const char blanks[] = "                       ";
+	for (const struct variable *v = variables; v < variables + VARIABLES; v++) {
+		SAY(b, "  ", v->name, &blanks[strlen(v->name)], v->help);
+		if (v->kind == NUMBER || v->kind == DATES || v->kind == LEVEL) {
+			buf_put_str(b, v->kind == NUMBER ? ", " : ": ");
+			put_accepted(b, v);
+		}
+		if (v->fallback)
+			SAY(b, " (default ", v->fallback, ")");
+		buf_put_byte(b, '\n');
+	}
+	buf_put_str(b, "A variable whose value is empty counts as not set.\n");
+}

@@ -1,0 +1,65 @@
+/* What the files of the core (bridge.c, session.c, requests.c, api.c) share and nobody else needs. */
+#ifndef CORE_H
+#define CORE_H
+
+#include "bridge.h"
+
+/* Log lines: log_begin, any buf_put_*, log_end. A line that does not fit is dropped whole. */
+struct buf *log_begin(struct bridge *b, enum bridge_level level);
+void log_end(struct bridge *b);
+void log_line(struct bridge *b, enum bridge_level level, const char *text);
+
+/* 32 pseudo-random bits, for jitter only. */
+uint32_t bridge_random(struct bridge *b);
+
+/* Starts the payload of a publish to topic with its timestamp and type; then put the rest. See
+ * mqtt_outbox_begin. */
+bool publish_begin(struct bridge *b, const char *topic, const char *type, struct buf *payload);
+
+/* api.c */
+
+/* Starts a call: GET target, or POST body to it when body.p is set. The api must be API_IDLE. Returns false
+ * when it does not fit into BRIDGE_CALL_BYTES. */
+bool api_start(struct api *a, struct slice target, struct slice body, int64_t now_ms);
+
+/* Moves a call on; returns the state. API_DONE means 2xx or not, look at reply.status. */
+enum api_state api_step(struct api *a, int64_t now_ms);
+
+/* Takes the api back from API_DONE or API_FAILED, or gives up a call that is under way. */
+void api_finish(struct api *a);
+
+/* One of b->call that is API_IDLE, NULL when there is none. */
+struct api *api_idle(struct bridge *b);
+
+/* After API_DONE: is the status 2xx? */
+bool api_succeeded(const struct api *a);
+
+/* When the api wants to be stepped again though no byte comes: INT64_MAX for never. */
+int64_t api_deadline(const struct api *a);
+
+/* Writes what went wrong as a clause, with the number behind it: "the connection was refused (error 111)". */
+void api_put_why(struct buf *b, const struct api *a);
+
+/* session.c */
+void session_init(struct bridge *b);
+void session_step(struct bridge *b);
+int64_t session_deadline(const struct bridge *b);
+void session_stop(struct bridge *b);
+
+/* requests.c */
+void requests_init(struct bridge *b);
+
+/* Takes a request that arrived: queues it or answers at once that there is no room. size is the payload's
+ * size, which is larger than payload.n when it was too large to be read. False: there is not even room for an
+ * answer now, offer it again. */
+bool requests_take(struct bridge *b, struct slice payload, size_t size);
+void requests_step(struct bridge *b);
+
+/* How many requests were accepted and are not answered yet, and how many of these are being executed. */
+size_t requests_waiting(const struct bridge *b);
+size_t requests_running(const struct bridge *b);
+
+/* Answers everything that still runs: the time to stop is over. */
+void requests_abandon(struct bridge *b);
+
+#endif

@@ -1,0 +1,208 @@
+/* iamcat: the command line, signals, and the loop. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bridge.h"
+#include "config.h"
+#include "net.h"
+#include "tls.h"
+
+enum { EXIT_OK = 0, EXIT_CONFIG = 2, TEXT_BYTES = 8192 };
+
+static struct config config;
+static struct tls_anchors anchors;
+static struct tls tls;
+static struct bridge bridge;
+static struct net net;
+static volatile sig_atomic_t stop_signal;
+
+extern char **environ;
+
+static void write_all(int fd, struct slice s)
+{
+	while (s.n > 0) {
+		ssize_t n = write(fd, s.p, s.n);
+		if (n < 0 && errno != EINTR)
+			return; /* there is nobody left to tell */
+		size_t done = n > 0 ? (size_t)n : 0;
+		s = (struct slice){s.p + done, s.n - done};
+	}
+}
+
+static void log_text(enum bridge_level level, struct slice text)
+{
+	static const char *const names[] = {" error ", " warn  ", " info  ", " debug "};
+	unsigned char mem[TEXT_BYTES];
+	struct buf line = BUF(mem);
+	if ((int)level > (int)config.log_level)
+		return;
+	buf_put_time(&line, net_wall_us());
+	buf_put_str(&line, names[level]);
+	buf_put_slice(&line, text);
+	buf_put_byte(&line, '\n');
+	write_all(STDERR_FILENO, buf_slice(&line));
+}
+
+/* Each line of text as a log line. */
+static void log_lines(enum bridge_level level, struct slice text)
+{
+	const unsigned char *end;
+	while (text.n > 0 && (end = memchr(text.p, '\n', text.n)) != NULL) {
+		size_t n = (size_t)(end - text.p);
+		log_text(level, (struct slice){text.p, n});
+		text = (struct slice){end + 1, text.n - n - 1};
+	}
+}
+
+static void write_bridge_log(void)
+{
+	size_t at = 0;
+	enum bridge_level level;
+	struct slice text;
+	while (bridge_take_log(&bridge, &at, &level, &text))
+		log_text(level, text);
+}
+
+/* --- signals --- */
+
+static void on_stop(int number)
+{
+	stop_signal = number;
+}
+
+/* SIGTERM and SIGINT are let through in net_wait alone, so that none is missed between a look and the wait.
+ */
+static void set_up_signals(sigset_t *in_wait)
+{
+	struct sigaction stop = {.sa_handler = on_stop}, ignore = {.sa_handler = SIG_IGN};
+	sigset_t held;
+	sigemptyset(&held);
+	sigaddset(&held, SIGTERM);
+	sigaddset(&held, SIGINT);
+	sigprocmask(SIG_BLOCK, &held, in_wait);
+	sigdelset(in_wait, SIGTERM);
+	sigdelset(in_wait, SIGINT);
+	sigaction(SIGTERM, &stop, NULL);
+	sigaction(SIGINT, &stop, NULL);
+	sigaction(SIGPIPE, &ignore, NULL);
+	sigaction(SIGHUP, &ignore, NULL);
+}
+
+/* A closed descriptor 0, 1 or 2 would be given to the next socket, and log lines would go to the broker. */
+static void fill_standard_descriptors(void)
+{
+	for (int fd = 0; fd <= 2; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) < 0)
+			open("/", O_PATH);
+}
+
+/* --- the loop --- */
+
+static struct bridge_time now(void)
+{
+	return (struct bridge_time){net_now_ms(), net_wall_us()};
+}
+
+static void run(void)
+{
+	sigset_t in_wait;
+	uint32_t random = 0;
+	set_up_signals(&in_wait);
+	net_random(&random, sizeof random); /* for jitter only: zero does no harm */
+	bridge_init(&bridge, &config.bridge, &tls, &anchors, random, now());
+	net_init(&net, bridge.link, BRIDGE_LINKS);
+	while (!bridge_done(&bridge)) {
+		if (stop_signal != 0)
+			bridge_stop(&bridge);
+		int64_t wake_ms = bridge_step(&bridge, now());
+		write_bridge_log();
+		if (!net_move(&net) && !bridge_done(&bridge))
+			net_wait(&net, wake_ms, &in_wait);
+	}
+	log_text(LEVEL_INFO, slice_str("stopped"));
+}
+
+/* --- the command line --- */
+
+static int print_help(void)
+{
+	unsigned char mem[TEXT_BYTES];
+	struct buf b = BUF(mem);
+	buf_put_str(&b, "iamcat connects an energy gateway's web API to an MQTT broker.\n"
+	                "\n"
+	                "usage: iamcat [-c FILE]     run until SIGTERM or Ctrl-C\n"
+	                "       iamcat --help        print this\n"
+	                "       iamcat --version     print the version and the embedded root certificates\n"
+	                "\n"
+	                "  -c FILE    read the configuration from FILE instead of mqtt.env\n"
+	                "\n"
+	                "Configuration, from the environment or from NAME=value lines of the file (the\n"
+	                "environment wins):\n"
+	                "\n");
+	config_describe(&b);
+	write_all(STDOUT_FILENO, buf_slice(&b));
+	return EXIT_OK;
+}
+
+static int print_version(void)
+{
+	unsigned char mem[1024];
+	struct buf b = BUF(mem);
+	buf_put_str(&b, "iamcat " IAMCAT_VERSION "\nembedded root certificates:\n");
+	tls_anchors_describe(&b);
+	write_all(STDOUT_FILENO, buf_slice(&b));
+	return EXIT_OK;
+}
+
+static int usage_error(const char *what, const char *argument)
+{
+	unsigned char mem[512];
+	struct buf b = BUF(mem);
+	buf_put_str(&b, "iamcat: ");
+	buf_put_str(&b, what);
+	buf_put_escaped(&b, slice_str(argument), 200);
+	buf_put_str(&b, "\nusage: iamcat [-c FILE], or --help, or --version\n");
+	write_all(STDERR_FILENO, buf_slice(&b));
+	return EXIT_CONFIG;
+}
+
+/* Reads the configuration; says what is wrong with it. */
+static bool configure(const char *file)
+{
+	static unsigned char error_mem[TEXT_BYTES], warning_mem[TEXT_BYTES];
+	struct buf errors = BUF(error_mem), warnings = BUF(warning_mem);
+	bool good = config_read(&config, &anchors, file, environ, &errors, &warnings);
+	if (!good)
+		config.log_level = CONFIG_INFO;
+	log_lines(LEVEL_WARN, buf_slice(&warnings));
+	log_lines(LEVEL_ERROR, buf_slice(&errors));
+	if (!good)
+		log_text(LEVEL_ERROR, slice_str("nothing was started; iamcat --help lists what can be set"));
+	return good;
+}
+
+int main(int argc, char **argv)
+{
+	const char *file = NULL;
+	fill_standard_descriptors();
+	for (int i = 1; i < argc; i++) {
+		const char *a = argv[i];
+		if (strcmp(a, "--help") == 0 || strcmp(a, "-h") == 0)
+			return print_help();
+		if (strcmp(a, "--version") == 0 || strcmp(a, "-V") == 0)
+			return print_version();
+		if (strcmp(a, "-c") != 0)
+			return usage_error("unknown argument: ", a);
+		if (++i == argc)
+			return usage_error("-c needs a file name", "");
+		file = argv[i];
+	}
+	if (!configure(file))
+		return EXIT_CONFIG;
+	log_text(LEVEL_INFO, slice_str("iamcat " IAMCAT_VERSION));
+	run();
+	return EXIT_OK;
+}

@@ -1,0 +1,432 @@
+#include "json.h"
+
+#include <string.h>
+
+#define JSMN_STATIC
+#define JSMN_STRICT
+#include <jsmn.h>
+
+/* RFC 8259 §7: what may follow a backslash but u, and the characters that it stands for. */
+static const char escape_from[] = "\"\\/bfnrt", escape_to[] = "\"\\/\b\f\n\r\t";
+
+enum { ESCAPES = sizeof escape_from - 1 };
+
+/* A place in a text. Every function that takes one moves it over what it accepts and returns true, or leaves
+ * it at the first wrong byte, says why, and returns false. */
+struct scan {
+	const unsigned char *p;
+	size_t n, at;
+	bool lenient;
+	const char *why;
+};
+
+static struct scan scan_of(struct slice s, bool lenient)
+{
+	return (struct scan){s.p, s.n, 0, lenient, NULL};
+}
+
+/* The byte at the place, -1 at the end. */
+static int peek(const struct scan *s)
+{
+	return s->at < s->n ? s->p[s->at] : -1;
+}
+
+static bool wrong(struct scan *s, const char *why)
+{
+	s->why = s->at < s->n ? why : "the text ends too early";
+	return false;
+}
+
+static bool is_space(int c)
+{
+	return c == ' ' || c == '\t' || c == '\n' || c == '\r';
+}
+
+static bool is_digit(int c)
+{
+	return c >= '0' && c <= '9';
+}
+
+static void skip_space(struct scan *s)
+{
+	while (is_space(peek(s)))
+		s->at++;
+}
+
+static bool skip_word(struct scan *s, const char *w)
+{
+	for (; *w != 0; w++, s->at++)
+		if (peek(s) != *w)
+			return wrong(s, "a value is expected");
+	return true;
+}
+
+static bool skip_digits(struct scan *s)
+{
+	size_t from = s->at;
+	while (is_digit(peek(s)))
+		s->at++;
+	return s->at > from || wrong(s, "a digit is expected");
+}
+
+/* RFC 8259 §6. */
+static bool skip_number(struct scan *s)
+{
+	if (peek(s) == '-')
+		s->at++;
+	if (s->lenient && peek(s) == 'I')
+		return skip_word(s, "Infinity");
+	if (peek(s) == '0')
+		s->at++;
+	else if (!skip_digits(s))
+		return false;
+	if (peek(s) == '.') {
+		s->at++;
+		if (!skip_digits(s))
+			return false;
+	}
+	if (peek(s) != 'e' && peek(s) != 'E')
+		return true;
+	s->at++;
+	if (peek(s) == '+' || peek(s) == '-')
+		s->at++;
+	return skip_digits(s);
+}
+
+/* RFC 3629 §4: one character of two bytes or more. */
+static bool skip_utf8(struct scan *s)
+{
+	static const char why[] = "a byte that is not valid UTF-8";
+	int c = peek(s);
+	if (c < 0xc2 || c > 0xf4)
+		return wrong(s, why);
+	int low = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80;  /* no overlong forms */
+	int high = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf; /* no surrogates, none over U+10FFFF */
+	s->at++;
+	for (int more = c < 0xe0 ? 1 : c < 0xf0 ? 2 : 3; more > 0; more--) {
+		c = peek(s);
+		if (c < low || c > high)
+			return wrong(s, why);
+		s->at++;
+		low = 0x80;
+		high = 0xbf;
+	}
+	return true;
+}
+
+/* What follows a backslash (RFC 8259 §7); u: the UTF-16 code unit that it stands for. */
+static bool read_escape(struct scan *s, uint32_t *u)
+{
+	int c = peek(s);
+	const char *from = c < 0 ? NULL : memchr(escape_from, c, ESCAPES);
+	if (from != NULL) {
+		*u = (unsigned char)escape_to[from - escape_from];
+		s->at++;
+		return true;
+	}
+	if (c != 'u')
+		return wrong(s, "an unknown escape sequence");
+	s->at++;
+	*u = 0;
+	for (int i = 0; i < 4; i++, s->at++) {
+		c = peek(s);
+		int lower = c | 0x20;
+		if (c >= '0' && c <= '9')
+			*u = *u << 4 | (uint32_t)(c - '0');
+		else if (lower >= 'a' && lower <= 'f')
+			*u = *u << 4 | (uint32_t)(lower - 'a' + 10);
+		else
+			return wrong(s, "a hexadecimal digit is expected");
+	}
+	return true;
+}
+
+static bool skip_string(struct scan *s)
+{
+	uint32_t u;
+	for (s->at++; peek(s) != '"';) {
+		if (peek(s) < 0x20)
+			return wrong(s, "a control character in a string");
+		if (peek(s) >= 0x80) {
+			if (!skip_utf8(s))
+				return false;
+		} else if (s->p[s->at++] == '\\' && !read_escape(s, &u)) {
+			return false;
+		}
+	}
+	s->at++;
+	return true;
+}
+
+/* A value that is no object and no array. */
+static bool skip_scalar(struct scan *s)
+{
+	int c = peek(s);
+	if (s->lenient && (c == 'N' || c == 'I'))
+		return skip_word(s, c == 'N' ? "NaN" : "Infinity");
+	switch (c) {
+	case '"': return skip_string(s);
+	case 't': return skip_word(s, "true");
+	case 'f': return skip_word(s, "false");
+	case 'n': return skip_word(s, "null");
+	default: return c == '-' || is_digit(c) ? skip_number(s) : wrong(s, "a value is expected");
+	}
+}
+
+/* The name of a member and the colon behind it; raw: what is between the quotes. */
+static bool skip_name(struct scan *s, struct slice *raw)
+{
+	skip_space(s);
+	if (peek(s) != '"')
+		return wrong(s, "a member's name in double quotes is expected");
+	size_t from = s->at + 1;
+	if (!skip_string(s))
+		return false;
+	*raw = (struct slice){s->p + from, s->at - 1 - from};
+	skip_space(s);
+	if (peek(s) != ':')
+		return wrong(s, "a colon is expected");
+	s->at++;
+	return true;
+}
+
+_Static_assert(JSON_DEPTH <= 64, "one bit of a uint64_t for each level");
+
+/* White space and a value. */
+static bool skip_value(struct scan *s)
+{
+	uint64_t objects = 0; /* a bit for each open container, the innermost lowest: is it an object? */
+	unsigned depth = 0;
+	struct slice raw;
+	for (;;) {
+		skip_space(s);
+		int c = peek(s);
+		if (c == '{' || c == '[') {
+			if (depth == JSON_DEPTH)
+				return wrong(s, "nested deeper than 64 levels");
+			depth++;
+			objects = objects << 1 | (c == '{');
+			s->at++;
+			skip_space(s);
+			if (peek(s) != (c == '{' ? '}' : ']')) {
+				if (c == '{' && !skip_name(s, &raw))
+					return false;
+				continue;
+			}
+		} else if (!skip_scalar(s)) {
+			return false;
+		}
+		/* A value lies behind, or the inside of an empty container: close what ends here. */
+		for (;; s->at++, depth--, objects >>= 1) {
+			if (depth == 0)
+				return true;
+			skip_space(s);
+			c = peek(s);
+			if (c == ',')
+				break;
+			if (c != (objects & 1 ? '}' : ']'))
+				return wrong(s, "a comma or the closing bracket is expected");
+		}
+		s->at++;
+		if (objects & 1 && !skip_name(s, &raw))
+			return false;
+	}
+}
+
+const char *json_check(struct slice s, bool lenient, size_t *at)
+{
+	struct scan t = scan_of(s, lenient);
+	if (skip_value(&t)) {
+		skip_space(&t);
+		if (t.at < t.n)
+			wrong(&t, "more follows the JSON text");
+	}
+	*at = t.at;
+	return t.why;
+}
+
+enum json_kind json_kind(struct slice value)
+{
+	struct scan s = scan_of(value, true);
+	skip_space(&s);
+	int c = peek(&s);
+	switch (c) {
+	case '{': return JSON_OBJECT;
+	case '[': return JSON_ARRAY;
+	case '"': return JSON_STRING;
+	case 't': return JSON_TRUE;
+	case 'f': return JSON_FALSE;
+	case 'n':
+	case 'N':
+	case 'I': return JSON_NULL;
+	case '-': s.at++; return peek(&s) == 'I' ? JSON_NULL : JSON_NUMBER;
+	default: return is_digit(c) ? JSON_NUMBER : JSON_NONE;
+	}
+}
+
+bool json_next(struct slice object, size_t *at, struct slice *name, struct slice *value)
+{
+	struct scan s = scan_of(object, true);
+	s.at = *at;
+	skip_space(&s);
+	if (peek(&s) != (*at == 0 ? '{' : ','))
+		return false;
+	s.at++;
+	if (!skip_name(&s, name)) /* the object is empty */
+		return false;
+	skip_space(&s);
+	size_t from = s.at;
+	if (!skip_value(&s))
+		return false;
+	*value = (struct slice){s.p + from, s.at - from};
+	*at = s.at;
+	return true;
+}
+
+/* Writes code point u as UTF-8 (RFC 3629 §3) to c and returns the bytes. */
+static size_t encode(uint32_t u, unsigned char c[4])
+{
+	size_t n = u < 0x80 ? 1 : u < 0x800 ? 2 : u < 0x10000 ? 3 : 4;
+	static const unsigned char lead[] = {0, 0xc0, 0xe0, 0xf0};
+	for (size_t i = n - 1; i > 0; i--, u >>= 6)
+		c[i] = (unsigned char)(0x80 | (u & 0x3f));
+	c[0] = (unsigned char)(lead[n - 1] | u);
+	return n;
+}
+
+/* Takes the next byte or escape of what is between a string's quotes and writes what it stands for to c;
+ * returns the bytes, 0 at the end. */
+static size_t next_unescaped(struct scan *s, unsigned char c[4])
+{
+	uint32_t u, low;
+	if (s->at == s->n)
+		return 0;
+	c[0] = s->p[s->at++];
+	if (c[0] != '\\')
+		return 1;
+	if (!read_escape(s, &u))
+		return 0;
+	if (u >= 0xd800 && u < 0xdc00 && peek(s) == '\\') { /* RFC 8259 §7: half of a pair? */
+		struct scan next = *s;
+		next.at++;
+		if (read_escape(&next, &low) && low >= 0xdc00 && low < 0xe000) {
+			u = 0x10000 + ((u - 0xd800) << 10) + (low - 0xdc00);
+			*s = next;
+		}
+	}
+	return encode(u >= 0xd800 && u < 0xe000 ? 0xfffd : u, c);
+}
+
+static bool name_is(struct slice raw, const char *name)
+{
+	struct scan s = scan_of(raw, false);
+	unsigned char c[4];
+	size_t left = strlen(name), n;
+	while ((n = next_unescaped(&s, c)) > 0) {
+		if (n > left || memcmp(c, name, n) != 0)
+			return false;
+		name += n;
+		left -= n;
+	}
+	return left == 0;
+}
+
+struct slice json_get(struct slice object, const char *name)
+{
+	struct slice found = {NULL, 0}, raw, value;
+	size_t at = 0;
+	while (json_next(object, &at, &raw, &value))
+		if (name_is(raw, name))
+			found = value;
+	return found;
+}
+
+long json_array(struct slice array, struct slice *value, size_t max)
+{
+	jsmn_parser parser;
+	jsmntok_t token[JSON_VALUES + 1]; /* the first is the array itself */
+	jsmn_init(&parser);
+	int n = jsmn_parse(&parser, (const char *)array.p, array.n, token, JSON_VALUES + 1);
+	if ((n < 1 && n != JSMN_ERROR_NOMEM) || token[0].type != JSMN_ARRAY)
+		return -1;
+	for (size_t i = 1; i < parser.toknext; i++) {
+		size_t quote = token[i].type == JSMN_STRING, from = (size_t)token[i].start - quote;
+		if (token[i].type != JSMN_STRING && token[i].type != JSMN_PRIMITIVE)
+			return -1;
+		if (i <= max)
+			value[i - 1] = (struct slice){array.p + from, (size_t)token[i].end + quote - from};
+	}
+	return n < 0 || (size_t)n - 1 > max ? (long)max + 1 : n - 1;
+}
+
+void json_unescape(struct buf *b, struct slice string)
+{
+	struct scan s = scan_of(string, false);
+	unsigned char c[4];
+	size_t n;
+	if (s.n < 2)
+		return;
+	s.at++;
+	s.n--;
+	while ((n = next_unescaped(&s, c)) > 0)
+		buf_put(b, c, n);
+}
+
+/* An ASCII character as it stands in a JSON string (RFC 8259 §7). */
+static void put_ascii(struct buf *b, unsigned char c)
+{
+	const char *to = memchr(escape_to, c, ESCAPES);
+	if (to != NULL && c != '/') {
+		buf_put_byte(b, '\\');
+		buf_put_byte(b, (unsigned char)escape_from[to - escape_to]);
+	} else if (c < ' ') {
+		buf_put_str(b, c < 0x10 ? "\\u000" : "\\u001");
+		buf_put_byte(b, (unsigned char)((c & 15) < 10 ? '0' + (c & 15) : 'a' - 10 + (c & 15)));
+	} else {
+		buf_put_byte(b, c);
+	}
+}
+
+void json_put_string(struct buf *b, struct slice text)
+{
+	struct scan s = scan_of(text, false);
+	buf_put_byte(b, '"');
+	while (s.at < s.n) {
+		size_t from = s.at;
+		if (s.p[from] < 0x80) {
+			put_ascii(b, s.p[s.at++]);
+		} else if (skip_utf8(&s)) {
+			buf_put(b, s.p + from, s.at - from);
+		} else { /* U+FFFD once for each longest beginning of a character */
+			if (s.at == from)
+				s.at++;
+			buf_put_str(b, "\xef\xbf\xbd");
+		}
+	}
+	buf_put_byte(b, '"');
+}
+
+void json_put_value(struct buf *b, struct slice value)
+{
+	struct scan s = scan_of(value, false);
+	while (s.n > 0 && is_space(s.p[s.n - 1]))
+		s.n--;
+	skip_space(&s);
+	size_t from = s.at; /* what is before it was written */
+	while (s.at < s.n) {
+		size_t start = s.at;
+		if (is_space(s.p[start]) || memchr("{}[],:", s.p[start], 6) != NULL) {
+			s.at++;
+		} else if (!skip_scalar(&s)) { /* no JSON: one of the lenient words */
+			buf_put(b, s.p + from, start - from);
+			buf_put_str(b, "null");
+			s.at = start;
+			s.lenient = true;
+			if (!skip_scalar(&s))
+				return;
+			s.lenient = false;
+			from = s.at;
+		}
+	}
+	buf_put(b, s.p + from, s.n - from);
+}

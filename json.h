@@ -1,0 +1,64 @@
+/* JSON (RFC 8259): a strict validator, look-up of members, and writing. The only user of jsmn.h.
+ * Pure: allocates nothing, does not recurse, reads no further than its slice. */
+#ifndef JSON_H
+#define JSON_H
+
+#include "buf.h"
+
+enum {
+	JSON_DEPTH = 64,  /* levels of nesting that are accepted; [] is one level */
+	JSON_VALUES = 127 /* the most values that json_array can tell apart */
+};
+
+/* Is s exactly one JSON text in valid UTF-8 (RFC 3629: no overlong forms, surrogates, or code points over
+ * U+10FFFF; no byte order mark), nested at most JSON_DEPTH deep? Returns NULL when it is, or else a static
+ * sentence that says what is wrong, with *at set to the offset of the first wrong byte (s.n when the text
+ * ends too early): the bytes before *at could begin a JSON text, with the one at it they cannot. On success
+ * *at is s.n. lenient: also accept the bare words NaN, Infinity and -Infinity as values, as some API replies
+ * have them. */
+const char *json_check(struct slice s, bool lenient, size_t *at);
+
+/* Every function below takes only slices that json_check has accepted. */
+
+enum json_kind {
+	JSON_NONE,
+	JSON_OBJECT,
+	JSON_ARRAY,
+	JSON_STRING,
+	JSON_NUMBER,
+	JSON_TRUE,
+	JSON_FALSE,
+	JSON_NULL
+};
+
+/* What the value is; NaN and its kin are JSON_NULL, an empty slice is JSON_NONE. Leading white space is
+ * allowed. */
+enum json_kind json_kind(struct slice value);
+
+/* Walks the members of an object, in order: start with *at = 0; returns false after the last one, and at once
+ * when object is no object. name is the raw text between the quotes, value the value without white space
+ * around it; both point into object, so the whole member runs from name->p - 1 to value->p + value->n. */
+bool json_next(struct slice object, size_t *at, struct slice *name, struct slice *value);
+
+/* The value of the member whose unescaped name is name (of several with that name the last, as ECMAScript
+ * does). .p is NULL when there is none or when object is no object. */
+struct slice json_get(struct slice object, const char *name);
+
+/* Splits a flat array into its values, without white space around them: fills at most max (up to JSON_VALUES)
+ * and returns how many the array has, or max + 1 when there are more. Returns -1 when one of the first
+ * JSON_VALUES is an object, an array, or a lenient word, and when array is no array. */
+long json_array(struct slice array, struct slice *value, size_t max);
+
+/* Writes the unescaped characters of a string value (its slice begins and ends with a quote), as UTF-8. An
+ * escaped lone surrogate becomes U+FFFD; \u0000 becomes a NUL byte. */
+void json_unescape(struct buf *b, struct slice string);
+
+/* Writes text as a JSON string with its quotes: escapes what must be escaped; bytes that are not valid UTF-8
+ * become U+FFFD. */
+void json_put_string(struct buf *b, struct slice text);
+
+/* Writes a value that json_check (lenient or not) has accepted, byte for byte, but NaN, Infinity and
+ * -Infinity as null, and without white space around it. */
+void json_put_value(struct buf *b, struct slice value);
+
+#endif

@@ -1,0 +1,291 @@
+#include "net.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+static int64_t clock_us(clockid_t id)
+{
+	struct timespec t;
+	clock_gettime(id, &t);
+	return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+int64_t net_now_ms(void)
+{
+	return clock_us(CLOCK_MONOTONIC) / 1000 + 1;
+}
+
+int64_t net_wall_us(void)
+{
+	return clock_us(CLOCK_REALTIME);
+}
+
+bool net_random(void *p, size_t n)
+{
+	return getrandom(p, n, GRND_NONBLOCK) == (ssize_t)n;
+}
+
+/* What an error of connect, recv or send means to the reader of the log. */
+static const char *errno_text(int code)
+{
+	switch (code) {
+	case ECONNREFUSED: return "the connection was refused (nothing listens there)";
+	case ECONNRESET:
+	case EPIPE: return "the other side reset the connection";
+	case ETIMEDOUT: return "the other side does not answer";
+	case ENETUNREACH: return "there is no route to that network";
+	case EHOSTUNREACH: return "the host can't be reached";
+	case EACCES:
+	case EPERM: return "this system does not allow the connection (firewall or sandbox)";
+	case EMFILE:
+	case ENFILE: return "there are too many open files";
+	case EAFNOSUPPORT: return "this system has no such kind of address (IPv6 switched off?)";
+	case EADDRNOTAVAIL: return "this system has no address to connect from";
+	case ENOBUFS:
+	case ENOMEM: return "the system is out of memory";
+	default: return "the connection failed";
+	}
+}
+
+/* --- one peer --- */
+
+static void close_fd(struct net_peer *p)
+{
+	if (p->fd >= 0)
+		close(p->fd);
+	p->fd = -1;
+	p->readable = p->writable = p->blocked = false;
+}
+
+/* The link has ended by itself. Its host's addresses are looked up again, unless a plain server has just said
+ * all that it had to say. */
+static void ended(struct net_peer *p, enum link_end end, int code, const char *why)
+{
+	link_ended(p->link, end, why, code);
+	if (p->link->tls != NULL || p->link->end != LINK_EOF)
+		resolve_forget(p->host);
+	close_fd(p);
+	p->step = PEER_IDLE;
+}
+
+/* Tries the addresses from p->at on, until a connection is under way. The last one's error is the link's. */
+static void connect_next(struct net_peer *p, int64_t now_ms, int code)
+{
+	const struct resolve *host = p->host;
+	close_fd(p);
+	for (; p->at < host->addresses; p->at++) {
+		p->fd = resolve_connect(&host->address[p->at], p->link->port, SOCK_STREAM);
+		if (p->fd >= 0) {
+			p->step = PEER_CONNECT;
+			p->deadline_ms = now_ms + NET_CONNECT_MS;
+			return;
+		}
+		code = errno;
+	}
+	ended(p, LINK_REFUSED, code, errno_text(code));
+}
+
+/* The name look-up has come to an end? */
+static bool step_lookup(struct net_peer *p, int64_t now_ms)
+{
+	if (p->host->state == RESOLVE_FOUND)
+		connect_next(p, now_ms, 0);
+	else if (p->host->state == RESOLVE_FAILED)
+		ended(p, LINK_REFUSED, 0, p->host->why);
+	return p->step != PEER_LOOKUP;
+}
+
+/* TCP is there, or the next address is tried. True when something happened. */
+static bool step_connect(struct net_peer *p, int64_t now_ms)
+{
+	if (!p->writable && now_ms < p->deadline_ms)
+		return false;
+	int code = ETIMEDOUT;
+	socklen_t size = sizeof code;
+	if (p->writable)
+		getsockopt(p->fd, SOL_SOCKET, SO_ERROR, &code, &size);
+	if (code != 0) {
+		p->at++;
+		connect_next(p, now_ms, code);
+		return true;
+	}
+	unsigned char entropy[TLS_ENTROPY_BYTES], text[64];
+	struct buf peer = BUF(text);
+	dns_put_address(&peer, &p->host->address[p->at]);
+	if (p->link->tls != NULL && !net_random(entropy, sizeof entropy)) {
+		ended(p, LINK_REFUSED, 0,
+		        "the kernel has no random numbers yet, without which TLS is not safe");
+		return true;
+	}
+	link_connected(p->link, buf_cstr(&peer), net_wall_us() / 1000000, entropy);
+	tls_wipe(entropy, sizeof entropy);
+	p->step = PEER_OPEN;
+	return true;
+}
+
+static bool send_bytes(struct net_peer *p)
+{
+	bool moved = false;
+	size_t n;
+	const unsigned char *from;
+	p->blocked = p->blocked && !p->writable;
+	while (!p->blocked && (from = link_send_buf(p->link, &n)) != NULL) {
+		ssize_t sent = send(p->fd, from, n, MSG_NOSIGNAL);
+		if (sent < 0 && errno == EAGAIN) {
+			p->blocked = true;
+			p->writable = false;
+		} else if (sent < 0 && errno != EINTR) {
+			ended(p, LINK_LOST, errno, errno_text(errno));
+			return true;
+		} else if (sent > 0) {
+			link_send_ack(p->link, (size_t)sent);
+			moved = true;
+		}
+	}
+	return moved;
+}
+
+static bool receive_bytes(struct net_peer *p)
+{
+	size_t n;
+	unsigned char *to = p->readable ? link_recv_buf(p->link, &n) : NULL;
+	if (to == NULL)
+		return false;
+	ssize_t got = recv(p->fd, to, n, 0);
+	p->readable = false;
+	if (got > 0)
+		link_recv_ack(p->link, (size_t)got);
+	else if (got == 0)
+		ended(p, LINK_EOF, 0, "the server closed the connection");
+	else if (errno == EAGAIN || errno == EINTR)
+		return false;
+	else
+		ended(p, LINK_LOST, errno, errno_text(errno));
+	return true;
+}
+
+/* The core wants the link closed. */
+static void close_link(struct net_peer *p)
+{
+	size_t n;
+	if (p->step == PEER_OPEN) {
+		link_farewell(p->link);
+		const unsigned char *from = link_send_buf(p->link, &n);
+		if (from != NULL && send(p->fd, from, n, MSG_NOSIGNAL) < 0)
+			p->blocked = true; /* it was an attempt, the connection goes either way */
+	}
+	close_fd(p);
+	p->step = PEER_IDLE;
+	link_closed(p->link);
+}
+
+static bool move_peer(struct net_peer *p, int64_t now_ms)
+{
+	struct link *l = p->link;
+	if (!l->open) {
+		if (l->state == LINK_DOWN)
+			return false;
+		close_link(p);
+		return true;
+	}
+	if (l->state == LINK_DOWN) {
+		uint32_t random = 0;
+		link_opening(l);
+		p->at = 0;
+		p->step = PEER_LOOKUP;
+		if (!net_random(&random, sizeof random))
+			ended(p, LINK_REFUSED, 0, "the kernel has no random numbers yet");
+		else
+			resolve_begin(p->host, random, now_ms);
+		return true;
+	}
+	switch (p->step) {
+	case PEER_IDLE: return false;
+	case PEER_LOOKUP: return step_lookup(p, now_ms);
+	case PEER_CONNECT: return step_connect(p, now_ms);
+	case PEER_OPEN: break;
+	}
+	bool moved = send_bytes(p);
+	if (p->step == PEER_OPEN)
+		moved |= receive_bytes(p);
+	if (l->state == LINK_ENDED && p->step == PEER_OPEN) { /* TLS has failed, or the peer said goodbye */
+		ended(p, l->end, l->code, l->why);
+		moved = true;
+	}
+	return moved;
+}
+
+/* --- all of them --- */
+
+void net_init(struct net *net, struct link *link, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		struct net_peer *p = &net->peer[net->peers++];
+		size_t h = 0;
+		while (h < net->hosts && strcmp(net->host[h].name, link[i].host) != 0)
+			h++;
+		if (h == net->hosts)
+			resolve_init(&net->host[net->hosts++], link[i].host);
+		p->link = &link[i];
+		p->host = &net->host[h];
+		p->fd = -1;
+	}
+}
+
+bool net_move(struct net *net)
+{
+	bool moved = false;
+	int64_t now_ms = net_now_ms();
+	net->wake_ms = INT64_MAX;
+	for (size_t i = 0; i < net->hosts; i++) {
+		int64_t at = resolve_step(&net->host[i], now_ms);
+		if (at < net->wake_ms)
+			net->wake_ms = at;
+	}
+	for (size_t i = 0; i < net->peers; i++) {
+		struct net_peer *p = &net->peer[i];
+		moved |= move_peer(p, now_ms);
+		if (p->step == PEER_CONNECT && p->deadline_ms < net->wake_ms)
+			net->wake_ms = p->deadline_ms;
+	}
+	return moved;
+}
+
+void net_wait(struct net *net, int64_t until_ms, const sigset_t *mask)
+{
+	fd_set readable, writable;
+	int top = -1;
+	FD_ZERO(&readable);
+	FD_ZERO(&writable);
+	for (size_t i = 0; i < net->hosts; i++)
+		resolve_want(&net->host[i], &readable, &writable, &top);
+	for (size_t i = 0; i < net->peers; i++) {
+		struct net_peer *p = &net->peer[i];
+		size_t n;
+		if (p->fd < 0)
+			continue;
+		if (p->step == PEER_CONNECT || p->blocked)
+			FD_SET(p->fd, &writable);
+		if (p->step == PEER_OPEN && link_recv_buf(p->link, &n) != NULL)
+			FD_SET(p->fd, &readable);
+		if (p->fd > top)
+			top = p->fd;
+	}
+	int64_t at = until_ms < net->wake_ms ? until_ms : net->wake_ms, now_ms = net_now_ms();
+	int64_t wait_ms = at > now_ms ? at - now_ms : 0;
+	if (wait_ms > 3600 * 1000)
+		wait_ms = 3600 * 1000;
+	struct timespec t = {.tv_sec = (time_t)(wait_ms / 1000), .tv_nsec = (long)(wait_ms % 1000) * 1000000};
+	bool ready = pselect(top + 1, &readable, &writable, NULL, &t, mask) > 0;
+	for (size_t i = 0; ready && i < net->peers; i++) {
+		struct net_peer *p = &net->peer[i];
+		if (p->fd < 0)
+			continue;
+		p->readable = FD_ISSET(p->fd, &readable);
+		p->writable = FD_ISSET(p->fd, &writable);
+	}
+}

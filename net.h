@@ -1,0 +1,52 @@
+/* The network and the clocks: serves the wishes of links with sockets, and waits in one select.
+ * Touches the operating system. Knows no protocol above TCP. */
+#ifndef NET_H
+#define NET_H
+
+#include <signal.h>
+
+#include "link.h"
+#include "resolve.h"
+
+enum { NET_PEERS = 8, NET_HOSTS = 2, NET_CONNECT_MS = 5000 /* for one address */ };
+
+/* One link and its socket. */
+struct net_peer {
+	struct link *link;
+	struct resolve *host;
+	enum { PEER_IDLE, PEER_LOOKUP, PEER_CONNECT, PEER_OPEN } step;
+	int fd;              /* -1: none */
+	size_t at;           /* the address that is being tried */
+	int64_t deadline_ms; /* of the attempt */
+	bool readable;       /* select said so, and nothing was read since */
+	bool writable;
+	bool blocked; /* the socket takes no more bytes now */
+};
+
+struct net {
+	struct net_peer peer[NET_PEERS];
+	size_t peers;
+	struct resolve host[NET_HOSTS];
+	size_t hosts;
+	int64_t wake_ms; /* when net_move wants to be called again at the latest */
+};
+
+/* Serves n links, which outlive it; at most NET_PEERS, with at most NET_HOSTS different hosts. */
+void net_init(struct net *net, struct link *link, size_t n);
+
+/* Meets wishes, sends and receives whatever goes without waiting. True when a fact has changed or bytes were
+ * moved: the core is to be stepped again before net_wait. */
+bool net_move(struct net *net);
+
+/* Waits until something can be moved, or until_ms (monotonic), or a signal of those that *mask lets through.
+ */
+void net_wait(struct net *net, int64_t until_ms, const sigset_t *mask);
+
+/* Monotonic milliseconds, at least 1; wall time in microseconds since 1970, also beyond 2038 on 32 bits. */
+int64_t net_now_ms(void);
+int64_t net_wall_us(void);
+
+/* Unpredictable bytes from the kernel; false when it has none (yet): nothing secret may be done then. */
+bool net_random(void *p, size_t n);
+
+#endif

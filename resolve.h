@@ -1,0 +1,49 @@
+/* The resolver's sockets and files: gives dns.c what it wishes for, and remembers the addresses of one host.
+ * Touches the operating system. Never blocks: reads small files, and sockets only when they have something.
+ */
+#ifndef RESOLVE_H
+#define RESOLVE_H
+
+#include <sys/select.h>
+
+#include "dns.h"
+
+/* Starts to connect a socket (SOCK_STREAM or SOCK_DGRAM) to an address: it does not block, is not inherited,
+ * fits into select's sets, and has TCP_NODELAY. The kernel chooses the source port (RFC 5452 §9.2). -1 with
+ * errno set when it can't be had. */
+int resolve_connect(const struct dns_address *to, uint16_t port, int type);
+
+enum resolve_state { RESOLVE_NONE, RESOLVE_BUSY, RESOLVE_FOUND, RESOLVE_FAILED };
+
+struct resolve {
+	enum resolve_state state;
+	const char *name;                          /* outlives it */
+	struct dns_address address[DNS_ADDRESSES]; /* when RESOLVE_FOUND */
+	size_t addresses;
+	const char *why; /* when RESOLVE_FAILED: a static sentence */
+	/* its own */
+	struct dns dns;
+	struct resolve_server {
+		int udp, tcp; /* -1: closed */
+		size_t in_n;
+		unsigned char in[2 + DNS_TCP_BYTES]; /* from tcp, with the two bytes of length */
+	} server[DNS_SERVERS];
+};
+
+/* No addresses known; name is looked up from resolve_begin on. */
+void resolve_init(struct resolve *r, const char *name);
+
+/* Begins a look-up, unless one is under way or the addresses are known: literals, localhost, /etc/hosts, and
+ * then the servers of /etc/resolv.conf, which is read anew. random: 32 unpredictable bits. */
+void resolve_begin(struct resolve *r, uint32_t random, int64_t now_ms);
+
+/* Forgets the addresses: the next resolve_begin looks again. */
+void resolve_forget(struct resolve *r);
+
+/* Moves a look-up on; returns when it wants to be called again at the latest, INT64_MAX for never. */
+int64_t resolve_step(struct resolve *r, int64_t now_ms);
+
+/* Adds the sockets that it waits for, and raises *top to the highest descriptor. */
+void resolve_want(const struct resolve *r, fd_set *readable, fd_set *writable, int *top);
+
+#endif

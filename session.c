@@ -1,0 +1,693 @@
+#include "core.h"
+
+#include <string.h>
+
+#include "json.h"
+
+enum {
+	DIAL_MS = 60 * 1000,  /* look-up and TCP, all addresses of the broker */
+	TLS_MS = 10 * 1000,   /* the TLS handshake */
+	REPLY_MS = 10 * 1000, /* CONNACK, SUBACK, PINGRESP, PUBACK */
+	BACK_OFF_MS = 1000,   /* doubling up to */
+	BACK_OFF_MAX_MS = 60 * 1000,
+	SERVED_MS = 60 * 1000,     /* so long a service makes the next failure the first one */
+	ACK_BYTES = 4,             /* of PUBACK and its kin */
+	REPEAT_LOG_MS = 60 * 1000, /* the same failure is logged once in this time */
+	DRAIN_MS = 5 * 1000,       /* stopping: for calls that run */
+	SETTLE_MS = 2 * 1000       /* stopping: for what is unacknowledged, and for DISCONNECT */
+};
+
+static struct link *broker(struct bridge *b)
+{
+	return &b->link[LINK_BROKER];
+}
+
+/* The one place where the phase changes. */
+static void enter(struct bridge *b, enum bridge_phase phase, int64_t timeout_ms)
+{
+	b->phase = phase;
+	b->phase_deadline_ms = b->time.now_ms + timeout_ms;
+}
+
+static void log_host(struct buf *log, const char *host, uint16_t port)
+{
+	buf_put_escaped(log, slice_str(host), BRIDGE_HOST_BYTES);
+	buf_put_byte(log, ':');
+	buf_put_u64(log, port);
+}
+
+/* The session has failed in its present phase: says so (the same reason once a minute), lets go of the
+ * connection, and waits before it begins anew. where: what was tried. why: a static sentence. */
+static void fail(struct bridge *b, const char *where, const char *why, int code)
+{
+	int64_t now = b->time.now_ms;
+	if (b->phase == PHASE_SERVE && now - b->served_since_ms >= SERVED_MS)
+		b->failures = 0;
+	int64_t most = b->failures < 6 ? BACK_OFF_MS << b->failures : BACK_OFF_MAX_MS;
+	int64_t wait = (int64_t)(((uint64_t)bridge_random(b) * (uint64_t)most) >> 32);
+	b->failures++;
+	bool repeated = b->failure_why == why && now - b->failure_logged_ms < REPEAT_LOG_MS;
+	struct buf *log = log_begin(b, repeated ? LEVEL_DEBUG : LEVEL_WARN);
+	buf_put_str(log, where);
+	buf_put_str(log, ": ");
+	buf_put_str(log, why);
+	if (code != 0) {
+		buf_put_str(log, " (error ");
+		buf_put_i64(log, code);
+		buf_put_byte(log, ')');
+	}
+	if (!repeated && b->failure_why == why && b->failure_repeats > 0) {
+		buf_put_str(log, ", for the ");
+		buf_put_u64(log, b->failure_repeats + 1);
+		buf_put_str(log, ". time");
+	}
+	buf_put_str(log, "; trying again in ");
+	buf_put_i64(log, wait / 1000);
+	buf_put_byte(log, '.');
+	buf_put_i64(log, wait / 100 % 10);
+	buf_put_str(log, " s");
+	log_end(b);
+	b->failure_repeats = b->failure_why == why ? b->failure_repeats + 1 : 1;
+	if (!repeated)
+		b->failure_logged_ms = now;
+	b->failure_why = why;
+	broker(b)->open = false;
+	enter(b, PHASE_PAUSE, wait);
+}
+
+/* The same, for the connection to the broker: the log line begins with its host. */
+static void fail_broker(struct bridge *b, const char *why, int code)
+{
+	unsigned char mem[BRIDGE_HOST_BYTES + 32];
+	struct buf where = BUF(mem);
+	buf_put_str(&where, "broker ");
+	log_host(&where, b->config->broker_host, b->config->broker_port);
+	fail(b, buf_cstr(&where), why, code);
+}
+
+static void fail_api(struct bridge *b, const char *what, const char *why, int code)
+{
+	unsigned char mem[BRIDGE_HOST_BYTES + 64];
+	struct buf where = BUF(mem);
+	buf_put_str(&where, "gateway API ");
+	log_host(&where, b->config->api_host, b->config->api_port);
+	buf_put_str(&where, what);
+	fail(b, buf_cstr(&where), why, code);
+}
+
+/* --- serial number and token --- */
+
+/* A serial number stands in topics, in the client id and in log lines: printable ASCII, no space, and none of
+ * the characters that mean something in a topic (MQTT-4.7). */
+static bool serial_usable(const char *s)
+{
+	for (const char *c = s; *c != 0; c++)
+		if (*c <= ' ' || *c > '~' || memchr("+#/\"\\", *c, 5) != NULL)
+			return false;
+	return *s != 0;
+}
+
+/* RFC 7515 §3.1, RFC 4648 §5: base64url and dots. */
+static bool token_usable(const char *s)
+{
+	for (const char *c = s; *c != 0; c++) {
+		bool ok = (*c >= 'A' && *c <= 'Z') || (*c >= 'a' && *c <= 'z') || (*c >= '0' && *c <= '9') ||
+		          *c == '-' || *c == '_' || *c == '.';
+		if (!ok)
+			return false;
+	}
+	return *s != 0;
+}
+
+/* Copies the string member name of a JSON reply to out (cap bytes, NUL at its end). NULL, or what is wrong.
+ * The caller looks whether the text is usable. */
+static const char *take_member(struct slice body, const char *name, char *out, size_t cap)
+{
+	size_t at;
+	struct buf text = {(unsigned char *)out, cap, 0, false};
+	if (json_check(body, true, &at) != NULL || json_kind(body) != JSON_OBJECT)
+		return "the reply is not a JSON object";
+	struct slice value = json_get(body, name);
+	if (json_kind(value) != JSON_STRING)
+		return "the reply lacks the expected text";
+	json_unescape(&text, value);
+	buf_cstr(&text);
+	if (text.full || memchr(text.p, 0, text.n) != NULL) {
+		out[0] = 0;
+		return "the text in the reply is too long";
+	}
+	return NULL;
+}
+
+static const char serial_mark[] = "{serial}"; /* in MQTT_TOPIC_PREFIX */
+
+/* The prefix with the serial number in it, and leaf behind it. */
+static void make_topic(const struct bridge *b, char *out, size_t cap, const char *leaf)
+{
+	struct buf t = {(unsigned char *)out, cap, 0, false};
+	struct slice prefix = slice_str(b->config->topic_prefix);
+	size_t at;
+	while ((at = slice_find(prefix, serial_mark)) < prefix.n) {
+		buf_put(&t, prefix.p, at);
+		buf_put_str(&t, b->serial);
+		at += sizeof serial_mark - 1;
+		prefix = (struct slice){prefix.p + at, prefix.n - at};
+	}
+	buf_put_slice(&t, prefix);
+	buf_put_str(&t, leaf);
+	buf_cstr(&t);
+}
+
+static void take_serial(struct bridge *b)
+{
+	make_topic(b, b->topic_request, sizeof b->topic_request, "/modbus/request");
+	make_topic(b, b->topic_response, sizeof b->topic_response, "/modbus/response");
+	make_topic(b, b->topic_state, sizeof b->topic_state, "/state");
+	struct buf *log = log_begin(b, LEVEL_INFO);
+	buf_put_str(log, "gateway ");
+	buf_put_str(log, b->serial);
+	buf_put_str(log, "; requests on ");
+	buf_put_escaped(log, slice_str(b->topic_request), sizeof b->topic_request);
+	log_end(b);
+	enter(b, PHASE_PAUSE, 0);
+}
+
+/* A date of the token: RFC 7519 §2 NumericDate, or as the Python client sent it. */
+static void put_date(struct buf *t, enum bridge_dates form, int64_t us)
+{
+	if (form == DATES_NUMERIC) {
+		buf_put_i64(t, us / 1000000);
+		return;
+	}
+	buf_put_byte(t, '"');
+	buf_put_time(t, us);
+	if (!t->full)
+		t->n--; /* its Z */
+	buf_put_str(t, "+00:00\"");
+}
+
+static void ask_token(struct bridge *b)
+{
+	unsigned char mem[512];
+	struct buf t = BUF(mem);
+	buf_put_str(&t, "{\"barn\": {\"sub\": ");
+	json_put_string(&t, slice_str(b->serial));
+	buf_put_str(&t, ", \"iat\": ");
+	put_date(&t, b->dates, b->time.wall_us);
+	buf_put_str(&t, ", \"exp\": ");
+	put_date(&t, b->dates, b->time.wall_us + (int64_t)b->config->token_lifetime_s * 1000000);
+	buf_put_str(&t, "}, \"headers\": {\"alg\": \"ES256\", \"typ\": \"JWT\"}, \"expires_in\": 5}");
+	api_start(b->identity, slice_str("/api/jwt/create"), buf_slice(&t), b->time.now_ms);
+	enter(b, PHASE_TOKEN, INT64_C(1) << 40);
+}
+
+static void dial(struct bridge *b)
+{
+	struct buf *log = log_begin(b, b->failure_why == NULL ? LEVEL_INFO : LEVEL_DEBUG);
+	buf_put_str(log, "connecting to ");
+	log_host(log, b->config->broker_host, b->config->broker_port);
+	log_end(b);
+	broker(b)->open = true;
+	b->broker_transport = false;
+	enter(b, PHASE_DIAL, DIAL_MS);
+}
+
+/* Begins anew: with the serial number (once), the token, or the connection, whatever is missing first. Waits
+ * in its phase for the connections that it needs to be free. */
+static void begin(struct bridge *b)
+{
+	b->identity = api_idle(b);
+	if (broker(b)->state != LINK_DOWN || b->identity == NULL)
+		return;
+	if (b->serial[0] == 0) {
+		api_start(b->identity, slice_str("/api/crypto"), (struct slice){NULL, 0}, b->time.now_ms);
+		enter(b, PHASE_SERIAL, INT64_C(1) << 40);
+	} else if (b->config->has_login) {
+		dial(b);
+	} else {
+		ask_token(b);
+	}
+}
+
+/* Takes serial number or token out of the reply. NULL, or what is wrong with it. */
+static const char *take_identity(struct bridge *b, struct slice body)
+{
+	static const char unusable[] =
+	        "the text in the reply is empty or has characters that do not belong there";
+	const char *why;
+	if (b->phase == PHASE_TOKEN) {
+		why = take_member(body, "jwt", b->token, sizeof b->token);
+		return why != NULL ? why : token_usable(b->token) ? NULL : unusable;
+	}
+	why = take_member(body, "serialNumber", b->serial, sizeof b->serial);
+	if (why == NULL && !serial_usable(b->serial))
+		why = unusable;
+	if (why != NULL)
+		b->serial[0] = 0;
+	return why;
+}
+
+/* The reply to the question for serial number or token. */
+static void step_identity(struct bridge *b)
+{
+	struct api *a = b->identity;
+	enum api_state state = api_step(a, b->time.now_ms);
+	const char *what = b->phase == PHASE_SERIAL ? ", serial number" : ", token";
+	if (state == API_FAILED) {
+		fail_api(b, what, a->why, a->why == a->link->why ? a->link->code : 0);
+	} else if (state == API_DONE && !api_succeeded(a)) {
+		fail_api(b, what, "it answered with an error status", a->reply.status);
+	} else if (state == API_DONE) {
+		const char *why = take_identity(b, a->reply.body);
+		tls_wipe(a->link->in.p, a->link->in.n);
+		if (why != NULL)
+			fail_api(b, what, why, 0);
+		else if (b->phase == PHASE_TOKEN)
+			dial(b);
+		else
+			take_serial(b);
+	} else {
+		return;
+	}
+	api_finish(a);
+}
+
+/* --- the connection to the broker --- */
+
+static void say_hello(struct bridge *b)
+{
+	const struct bridge_config *c = b->config;
+	struct mqtt_connect connect = {
+	        .client_id = slice_str(c->client_id[0] != 0 ? c->client_id : b->serial),
+	        .user_name = slice_str(c->has_login ? c->user_name : b->serial),
+	        .password = slice_str(c->has_login ? c->password : b->token),
+	        .keep_alive_s = c->keep_alive_s,
+	        .clean_session = true,
+	};
+	b->control.n = b->control_at = 0;
+	b->control.full = false;
+	mqtt_put_connect(&b->control, &connect);
+	tls_wipe(b->token, sizeof b->token);
+	b->packet_n = 0;
+	b->packet_skip = 0;
+	b->received.n = 0;
+	b->ping_ms = b->unacknowledged_ms = 0;
+	b->sent_ms = b->received_ms = b->time.now_ms;
+	enter(b, PHASE_HELLO, REPLY_MS);
+}
+
+/* MQTT-3.2.2.3, in words. */
+static const char *refusal(uint8_t code)
+{
+	switch (code) {
+	case 1: return "the broker refuses the protocol version (it has to speak MQTT 3.1.1)";
+	case 2: return "the broker refuses the client id";
+	case 3: return "the broker is not available (busy, or over its quota)";
+	case 4:
+		return "the broker refuses user name or password (or the token, or its dates: is this clock "
+		       "right?)";
+	default: return "the broker does not authorise this client (or has banned it)";
+	}
+}
+
+static void take_connack(struct bridge *b, const struct mqtt_packet *k)
+{
+	if (k->code == 0) {
+		b->subscribe_id = mqtt_outbox_new_id(&b->outbox);
+		mqtt_put_subscribe(&b->control, b->subscribe_id, slice_str(b->topic_request), 1);
+		mqtt_outbox_again(&b->outbox, k->session_present);
+		if (!k->session_present)
+			mqtt_outbox_drop_passing(&b->outbox, true);
+		enter(b, PHASE_SUBSCRIBE, REPLY_MS);
+		return;
+	}
+	fail_broker(b, refusal(k->code), k->code);
+	if ((k->code == 4 || k->code == 5) && b->config->dates == DATES_AUTO && !b->config->has_login) {
+		b->dates = b->dates == DATES_NUMERIC ? DATES_ISO8601 : DATES_NUMERIC;
+		log_line(b, LEVEL_INFO,
+		        b->dates == DATES_NUMERIC
+		                ? "the next token has its dates as numbers (MQTT_JWT_DATES=auto)"
+		                : "the next token has its dates as ISO 8601 text (MQTT_JWT_DATES=auto)");
+	}
+}
+
+static void take_suback(struct bridge *b, const struct mqtt_packet *k)
+{
+	if (k->code == 0x80) {
+		fail_broker(b, "the broker refuses the subscription (is the topic allowed for this client?)",
+		        k->code);
+		return;
+	}
+	b->served_since_ms = b->time.now_ms;
+	b->failure_why = NULL;
+	b->failure_repeats = 0;
+	struct buf *log = log_begin(b, LEVEL_INFO);
+	buf_put_str(log, "in service: connected to ");
+	log_host(log, b->config->broker_host, b->config->broker_port);
+	buf_put_str(log, " as ");
+	buf_put_escaped(log, slice_str(b->config->client_id[0] != 0 ? b->config->client_id : b->serial), 128);
+	log_end(b);
+	enter(b, PHASE_SERVE, 0);
+}
+
+/* Room for acknowledgements: the rest is kept for the one PINGREQ that may wait, and DISCONNECT. */
+static size_t control_room(const struct bridge *b)
+{
+	return b->control.cap - b->control.n - 4;
+}
+
+/* A PUBLISH from the broker. false: there is no room for what it brings, try again later. */
+static bool take_publish(struct bridge *b, const struct mqtt_packet *k)
+{
+	size_t size = k->skip > 0 ? k->skip : k->payload.n;
+	bool ours = slice_is(k->topic, b->topic_request);
+	if (control_room(b) < ACK_BYTES)
+		return false;
+	if (ours && k->retain) {
+		log_line(b, LEVEL_WARN,
+		        "a retained request is not executed: it may be old (publish requests without "
+		        "retain)");
+	} else if (ours) {
+		int fresh = k->qos == 2 ? mqtt_received_add(&b->received, k->id) : 1;
+		if (fresh < 0) {
+			fail_broker(b, "the broker sends too many QoS 2 messages without releasing them", 0);
+			return true;
+		}
+		if (fresh > 0 && !requests_take(b, k->payload, size)) {
+			mqtt_received_release(&b->received, k->id);
+			return false;
+		}
+	}
+	if (k->qos > 0)
+		mqtt_put_ack(&b->control, k->qos == 1 ? MQTT_PUBACK : MQTT_PUBREC, k->id);
+	b->packet_skip = k->skip;
+	return true;
+}
+
+/* One packet from the broker, in a phase where it may come. false: try again later. */
+static bool take_packet(struct bridge *b, const struct mqtt_packet *k)
+{
+	bool hello = b->phase == PHASE_HELLO;
+	switch (k->type) {
+	case MQTT_CONNACK:
+		if (hello)
+			take_connack(b, k);
+		break;
+	case MQTT_SUBACK:
+		if (b->phase == PHASE_SUBSCRIBE && k->id == b->subscribe_id) {
+			take_suback(b, k);
+			return true;
+		}
+		break;
+	case MQTT_PUBLISH:
+		if (!hello)
+			return take_publish(b, k);
+		break;
+	case MQTT_PUBACK:
+		if (!hello && mqtt_outbox_ack(&b->outbox, k->id)) {
+			b->unacknowledged_ms = b->time.now_ms;
+			return true;
+		}
+		break;
+	case MQTT_PUBREL:
+		if (!hello) {
+			if (control_room(b) < ACK_BYTES)
+				return false;
+			mqtt_received_release(&b->received, k->id);
+			mqtt_put_ack(&b->control, MQTT_PUBCOMP, k->id);
+			return true;
+		}
+		break;
+	case MQTT_PINGRESP:
+		if (!hello) {
+			b->ping_ms = 0;
+			return true;
+		}
+		break;
+	default: break;
+	}
+	if (k->type != MQTT_CONNACK || !hello)
+		fail_broker(b, "the broker sent a packet that does not belong here", (int)k->type);
+	return true;
+}
+
+/* Reads whole packets out of what was received; stops when there is no room for what they bring. */
+static void read_packets(struct bridge *b)
+{
+	size_t at = 0;
+	while (b->phase != PHASE_PAUSE && b->packet_skip == 0 && at < b->packet_n) {
+		struct mqtt_packet k;
+		const char *why = NULL;
+		long n = mqtt_read(b->packet + at, b->packet_n - at, sizeof b->packet, &k, &why);
+		if (n < 0)
+			fail_broker(b, why, 0);
+		if (n <= 0 || !take_packet(b, &k))
+			break;
+		at += (size_t)n;
+	}
+	b->packet_n -= at;
+	memmove(b->packet, b->packet + at, b->packet_n);
+	size_t skip = b->packet_skip < b->packet_n ? b->packet_skip : b->packet_n;
+	b->packet_skip -= skip;
+	b->packet_n -= skip;
+	memmove(b->packet, b->packet + skip, b->packet_n);
+}
+
+static void receive(struct bridge *b)
+{
+	struct link *l = broker(b);
+	read_packets(b); /* there may be room now for what had to wait */
+	while (b->phase != PHASE_PAUSE) {
+		struct slice s = link_read(l);
+		size_t room = sizeof b->packet - b->packet_n;
+		size_t skip = s.n < b->packet_skip ? s.n : b->packet_skip;
+		if (s.n == 0 || (skip == 0 && room == 0))
+			return;
+		size_t n = s.n - skip < room ? s.n - skip : room;
+		memcpy(b->packet + b->packet_n, s.p + skip, n);
+		link_take(l, skip + n);
+		b->packet_skip -= skip;
+		b->packet_n += n;
+		b->received_ms = b->time.now_ms;
+		read_packets(b);
+	}
+}
+
+/* The next bytes for the broker: packets are not interleaved, so a publish that was sent in part goes on
+ * first. */
+static size_t next_bytes(struct bridge *b, unsigned char *p, size_t room)
+{
+	size_t n = b->control.n - b->control_at;
+	if (n > 0 && !mqtt_outbox_midway(&b->outbox)) {
+		if (n > room)
+			n = room;
+		memcpy(p, b->control.p + b->control_at, n);
+		b->control_at += n;
+		if (b->control_at == b->control.n) {
+			tls_wipe(b->control.p, b->control.n); /* CONNECT has the token in it */
+			b->control.n = b->control_at = 0;
+		}
+		return n;
+	}
+	if (b->phase == PHASE_HELLO || b->phase == PHASE_SUBSCRIBE)
+		return 0;
+	return mqtt_outbox_send(&b->outbox, p, room);
+}
+
+static void transmit(struct bridge *b)
+{
+	struct link *l = broker(b);
+	bool any = false;
+	for (;;) {
+		size_t room, n;
+		unsigned char *p = link_write(l, &room);
+		if (room == 0 || (n = next_bytes(b, p, room)) == 0)
+			break;
+		link_put(l, n);
+		any = true;
+	}
+	if (!any)
+		return;
+	link_flush(l);
+	b->sent_ms = b->time.now_ms;
+	if (mqtt_outbox_unacknowledged(&b->outbox) == 0)
+		b->unacknowledged_ms = 0;
+	else if (b->unacknowledged_ms == 0)
+		b->unacknowledged_ms = b->time.now_ms;
+}
+
+/* When the next ping is due: half a keep-alive after either direction fell silent (MQTT-3.1.2.10 demands a
+ * whole one of ours only), so that publishing alone never hides a dead broker. */
+static int64_t ping_due(const struct bridge *b)
+{
+	int64_t silent = b->sent_ms < b->received_ms ? b->sent_ms : b->received_ms;
+	return silent + b->config->keep_alive_s * 500;
+}
+
+static void keep_alive(struct bridge *b)
+{
+	int64_t now = b->time.now_ms;
+	if (mqtt_outbox_unacknowledged(&b->outbox) == 0)
+		b->unacknowledged_ms = 0;
+	if (b->ping_ms != 0 && now - b->ping_ms >= REPLY_MS)
+		fail_broker(b, "the broker did not answer a ping", 0);
+	else if (b->unacknowledged_ms != 0 && now - b->unacknowledged_ms >= REPLY_MS)
+		fail_broker(b, "the broker did not acknowledge a message", 0);
+	else if (b->ping_ms == 0 && now >= ping_due(b)) {
+		mqtt_put_pingreq(&b->control);
+		b->ping_ms = now;
+	}
+}
+
+/* A phase in which the broker answers. */
+static void step_online(struct bridge *b)
+{
+	struct link *l = broker(b);
+	receive(b);
+	if (b->phase == PHASE_PAUSE)
+		return;
+	if (l->state == LINK_ENDED) {
+		fail_broker(b, l->why, l->code);
+		return;
+	}
+	if (b->phase == PHASE_HELLO || b->phase == PHASE_SUBSCRIBE) {
+		if (b->time.now_ms >= b->phase_deadline_ms) {
+			fail_broker(b,
+			        b->phase == PHASE_HELLO ? "the broker did not answer CONNECT"
+			                                : "the broker did not answer SUBSCRIBE",
+			        0);
+			return;
+		}
+	} else {
+		keep_alive(b);
+		if (b->phase == PHASE_PAUSE)
+			return;
+	}
+	transmit(b);
+}
+
+static void step_dial(struct bridge *b)
+{
+	struct link *l = broker(b);
+	if (l->transport && !b->broker_transport) {
+		b->broker_transport = true;
+		enter(b, PHASE_DIAL, TLS_MS);
+	}
+	if (l->state == LINK_UP)
+		say_hello(b);
+	else if (l->state == LINK_ENDED)
+		fail_broker(b, l->why, l->code);
+	else if (b->time.now_ms >= b->phase_deadline_ms)
+		fail_broker(b, l->transport ? "the TLS handshake took too long" : "no connection in time", 0);
+}
+
+/* --- stopping --- */
+
+static void leave(struct bridge *b)
+{
+	size_t lost = mqtt_outbox_count(&b->outbox);
+	if (lost > 0) {
+		struct buf *log = log_begin(b, LEVEL_WARN);
+		buf_put_str(
+		        log, "stopping although the broker has not acknowledged everything; messages left: ");
+		buf_put_u64(log, lost);
+		log_end(b);
+	}
+	if (b->phase == PHASE_DRAIN && broker(b)->state == LINK_UP && !mqtt_outbox_midway(&b->outbox)) {
+		mqtt_put_disconnect(&b->control);
+		enter(b, PHASE_LEAVE, SETTLE_MS);
+	} else {
+		broker(b)->open = false;
+		enter(b, PHASE_LEAVE, SETTLE_MS);
+	}
+}
+
+static void step_drain(struct bridge *b)
+{
+	step_online(b);
+	if (b->phase == PHASE_PAUSE) { /* the connection broke meanwhile */
+		leave(b);
+		return;
+	}
+	int64_t now = b->time.now_ms;
+	if (requests_running(b) > 0 && now >= b->phase_deadline_ms)
+		requests_abandon(b);
+	bool settled = requests_waiting(b) == 0 && mqtt_outbox_count(&b->outbox) == 0 && b->control.n == 0;
+	if (settled || now >= b->phase_deadline_ms + SETTLE_MS)
+		leave(b);
+}
+
+static void step_leave(struct bridge *b)
+{
+	struct link *l = broker(b);
+	if (l->state == LINK_UP && l->open) {
+		transmit(b);
+		if ((b->control.n == 0 && link_idle(l)) || b->time.now_ms >= b->phase_deadline_ms)
+			l->open = false;
+	} else if (l->state == LINK_ENDED) {
+		l->open = false;
+	}
+	if (l->state == LINK_DOWN || b->time.now_ms >= b->phase_deadline_ms + SETTLE_MS)
+		enter(b, PHASE_DONE, 0);
+}
+
+void session_stop(struct bridge *b)
+{
+	log_line(b, LEVEL_INFO, "stopping");
+	if (b->phase == PHASE_SERVE)
+		enter(b, PHASE_DRAIN, DRAIN_MS);
+	else
+		leave(b);
+}
+
+/* --- all of it --- */
+
+void session_init(struct bridge *b)
+{
+	b->dates = b->config->dates == DATES_ISO8601 ? DATES_ISO8601 : DATES_NUMERIC;
+	struct slice prefix = slice_str(b->config->topic_prefix);
+	b->shared_prefix = slice_find(prefix, serial_mark) == prefix.n;
+	enter(b, PHASE_PAUSE, 0);
+}
+
+void session_step(struct bridge *b)
+{
+	enum bridge_phase before;
+	do { /* a phase that ends hands over to the next one at once */
+		before = b->phase;
+		switch (b->phase) {
+		case PHASE_SERIAL:
+		case PHASE_TOKEN: step_identity(b); break;
+		case PHASE_DIAL: step_dial(b); break;
+		case PHASE_HELLO:
+		case PHASE_SUBSCRIBE:
+		case PHASE_SERVE: step_online(b); break;
+		case PHASE_PAUSE:
+			if (b->time.now_ms >= b->phase_deadline_ms)
+				begin(b);
+			break;
+		case PHASE_DRAIN: step_drain(b); break;
+		case PHASE_LEAVE: step_leave(b); break;
+		case PHASE_DONE: break;
+		}
+	} while (b->phase != before);
+}
+
+int64_t session_deadline(const struct bridge *b)
+{
+	int64_t at = b->phase == PHASE_SERVE || b->phase == PHASE_DONE ? INT64_MAX : b->phase_deadline_ms;
+	if (b->phase == PHASE_PAUSE && b->time.now_ms >= at)
+		at = INT64_MAX; /* waits for a connection to close, which is news */
+	if (b->phase == PHASE_LEAVE && b->time.now_ms >= at)
+		at += SETTLE_MS;
+	if (b->phase == PHASE_DRAIN && b->time.now_ms >= at)
+		at += SETTLE_MS;
+	if (b->phase != PHASE_SERVE && b->phase != PHASE_DRAIN)
+		return at;
+	int64_t due = b->ping_ms != 0 ? b->ping_ms + REPLY_MS : ping_due(b);
+	if (due < at)
+		at = due;
+	if (b->unacknowledged_ms != 0 && b->unacknowledged_ms + REPLY_MS < at)
+		at = b->unacknowledged_ms + REPLY_MS;
+	return at;
+}

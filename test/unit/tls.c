@@ -1,0 +1,909 @@
+/* The anchors from PEM text in all its shapes, and whole handshakes in memory: the client of tls.c against
+ * BearSSL's server. */
+// uses: buf.c
+#include "unit.h"
+
+#include <time.h>
+
+#undef IAMCAT_BUILD_TIME
+#define IAMCAT_BUILD_TIME 1893456000 /* 2030-01-01: all certificates below are valid from 2026 to 2126 */
+#include "../../tls.c"
+
+enum { YEAR_S = 31556952 };
+
+/* Throw-away certificates, and keys that guard nothing. Made with openssl 3.0, where CURVE and NAME vary:
+ *   openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:CURVE -nodes -keyout X.key -subj /CN=NAME -out
+ * X.csr (RSA: -newkey rsa:2048, and rsa:1024 for leaf_weak) roots: openssl x509 -req -in X.csr -signkey X.key
+ * -days 36500 -sha256 -extfile EXT -out X.crt EXT: basicConstraints=critical,CA:TRUE and keyUsage=keyCertSign
+ *   others: the same with -CA root.crt -CAkey root.key -set_serial N instead of -signkey
+ *          EXT of leaves: subjectAltName=DNS:broker.test,DNS:192.0.2.7 and keyUsage=digitalSignature
+ * root_long (signed by root) has eight organizational units of 61 characters. */
+static const char root[] = "-----BEGIN CERTIFICATE-----\n"
+                           "MIIBejCCAR+gAwIBAgIUKpTZg/pFT6x+h3xqYorQc99FS6IwCgYIKoZIzj0EAwIw\n"
+                           "GzEZMBcGA1UEAwwQaWFtY2F0IHRlc3Qgcm9vdDAgFw0yNjExMjIwOTM0MTRaGA8y\n"
+                           "MTI2MTAyOTA5MzQxNFowGzEZMBcGA1UEAwwQaWFtY2F0IHRlc3Qgcm9vdDBZMBMG\n"
+                           "ByqGSM49AgEGCCqGSM49AwEHA0IABB+ny5T79iiym2EOxkVz2ziMq4/7DbcaxUtr\n"
+                           "vGpSayzqjw8CcDWOLawhWIutlv/ttjHBVubWgeU4r0n8emNdGJmjPzA9MA8GA1Ud\n"
+                           "EwEB/wQFMAMBAf8wCwYDVR0PBAQDAgIEMB0GA1UdDgQWBBRnuqCp6FKR3wu1Hx/W\n"
+                           "dvwHnnBPkzAKBggqhkjOPQQDAgNJADBGAiEAirA9r9wxlV7vWhoxPwEDca/nVVe0\n"
+                           "QMYZLAM5sWV/+6sCIQChnd3bfGr0GX56lebKUNwX9bUkPmCxLZLOlJ5YDCTwWg==\n"
+                           "-----END CERTIFICATE-----\n";
+
+static const char root384[] = "-----BEGIN CERTIFICATE-----\n"
+                              "MIIBuTCCAT6gAwIBAgIULJwiQnqrgZyeDTwCBAdqY7W15pIwCgYIKoZIzj0EAwIw\n"
+                              "HDEaMBgGA1UEAwwRaWFtY2F0IFAtMzg0IHJvb3QwIBcNMjYxMTIyMDkzNDE0WhgP\n"
+                              "MjEyNjEwMjkwOTM0MTRaMBwxGjAYBgNVBAMMEWlhbWNhdCBQLTM4NCByb290MHYw\n"
+                              "EAYHKoZIzj0CAQYFK4EEACIDYgAEJVNlqUi+tfeJuzjbtpEHiTYgZZKqX8qR5O/W\n"
+                              "wfXHKhTmK71dAiwPHHG4BADP/X+UpBXya8RvSVt3UeN4zEonKycAG2o+gArkJZad\n"
+                              "CuOyTTd6l/VeA6vvZJsHwhMjPMeeoz8wPTAPBgNVHRMBAf8EBTADAQH/MAsGA1Ud\n"
+                              "DwQEAwICBDAdBgNVHQ4EFgQUvufOZWi8L6+/K/GCjFeTMHt4QL0wCgYIKoZIzj0E\n"
+                              "AwIDaQAwZgIxANDx9rooChwY0coHJprQPtDH0nQQgAxtByQ4xYqitD92+WaM64E0\n"
+                              "LD54r9B/B9dJdAIxAKH9qV7QsUK0XvbJmv/cAaJXQd2r8ka6e2HXQsMO6pei3BZc\n"
+                              "XagEtHuKJEVFZIhskQ==\n"
+                              "-----END CERTIFICATE-----\n";
+
+static const char root521[] = "-----BEGIN CERTIFICATE-----\n"
+                              "MIICAzCCAWSgAwIBAgIUdolOwtjdHYQgKwXBKZI30T/HrmUwCgYIKoZIzj0EAwIw\n"
+                              "HDEaMBgGA1UEAwwRaWFtY2F0IFAtNTIxIHJvb3QwIBcNMjYxMTIyMDkzNDE0WhgP\n"
+                              "MjEyNjEwMjkwOTM0MTRaMBwxGjAYBgNVBAMMEWlhbWNhdCBQLTUyMSByb290MIGb\n"
+                              "MBAGByqGSM49AgEGBSuBBAAjA4GGAAQB6vTf+uysw/GI8ZbEwdaYIgcfIqHBNnzZ\n"
+                              "XH0oIVf1zHnMAjMJGGt3EoY1mlpcJfMKu3Tao7YifLH7BWDw5M9XSHQB1FhmkRz2\n"
+                              "7KF9gNPYO2D35Vv52qCdcOf4PeNsDfqoHYf84y6VYIuazWvnC2hFkgE5thg/729x\n"
+                              "wmRmDDig7nu8/g+jPzA9MA8GA1UdEwEB/wQFMAMBAf8wCwYDVR0PBAQDAgIEMB0G\n"
+                              "A1UdDgQWBBQF7onVchqpo3XTTC2LCNLZkIzDSDAKBggqhkjOPQQDAgOBjAAwgYgC\n"
+                              "QgGY/4+gjNkXHV7FapdqpUsn92YaDqUTh7UpIYIdRn/6LQBjO5vbuChLt2HjSn99\n"
+                              "SaAERhFaWFaVjbmE9uHonWA7ZwJCAUdRg5kXqkZaNoYE+upWZ88UhSM6+mVln3Eu\n"
+                              "Wpqwr26W+u7kqAbQc7Dgpe7Ba5GUQEDvZFAWQ31YCF5Kz2SXEdyy\n"
+                              "-----END CERTIFICATE-----\n";
+
+static const char leaf[] = "-----BEGIN CERTIFICATE-----\n"
+                           "MIIBjjCCATWgAwIBAgIBAjAKBggqhkjOPQQDAjAbMRkwFwYDVQQDDBBpYW1jYXQg\n"
+                           "dGVzdCByb290MCAXDTI2MTEyMjA5MzQxNFoYDzIxMjYxMDI5MDkzNDE0WjARMQ8w\n"
+                           "DQYDVQQDDAZicm9rZXIwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAASRrecm9MhJ\n"
+                           "wUMxmWw3wz9MlFbdHi3609GqKVY/jlgoD9v4k82CmQjz6uZUdUGoaRe/V90eeywo\n"
+                           "KioFlLJ/tKGuo3IwcDAhBgNVHREEGjAYggticm9rZXIudGVzdIIJMTkyLjAuMi43\n"
+                           "MAsGA1UdDwQEAwIHgDAdBgNVHQ4EFgQUPzNwAbDRODA1tDrENcqfcW1h+DEwHwYD\n"
+                           "VR0jBBgwFoAUZ7qgqehSkd8LtR8f1nb8B55wT5MwCgYIKoZIzj0EAwIDRwAwRAIg\n"
+                           "dubdNH2H3kZifUF2aCE7qnVJCsFtBBg8qCHPHHtG1FYCIDdPgjXTh4lYAm/z4BFU\n"
+                           "9z92/84Z4riZbXDrrq1heFEm\n"
+                           "-----END CERTIFICATE-----\n";
+
+static const char leaf_key[] = "-----BEGIN PRIVATE KEY-----\n"
+                               "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgsKzI61oA0PRkm3nT\n"
+                               "hTpeLs8G9rdN4LoAfG+9ICptO8qhRANCAASRrecm9MhJwUMxmWw3wz9MlFbdHi36\n"
+                               "09GqKVY/jlgoD9v4k82CmQjz6uZUdUGoaRe/V90eeywoKioFlLJ/tKGu\n"
+                               "-----END PRIVATE KEY-----\n";
+
+static const char leaf_rsa[] = "-----BEGIN CERTIFICATE-----\n"
+                               "MIICWjCCAgCgAwIBAgIBAzAKBggqhkjOPQQDAjAbMRkwFwYDVQQDDBBpYW1jYXQg\n"
+                               "dGVzdCByb290MCAXDTI2MTEyMjA5MzQxNFoYDzIxMjYxMDI5MDkzNDE0WjARMQ8w\n"
+                               "DQYDVQQDDAZicm9rZXIwggEiMA0GCSqGSIb3DQEBAQUAA4IBDwAwggEKAoIBAQDj\n"
+                               "e9XRYJpbZxdbFZcoiG4kw8Jd9UFAWlerozjx5L0vBmaoDtU9VEyvWmxQl92JYXP8\n"
+                               "si90al+htJMnyDTK3bC2ayf13lJouckBump6uKaKVSV9NSQ9glsJsLXilSBC68eE\n"
+                               "UdP2Q+dNIVr/zGvzGA6MMhexLMOLBLL/40GCW41PAP1sJJZV5AAymQaykWg/vB0/\n"
+                               "M7DTjC+M6w6xAxAPiDNTBvhH+SpluJVYhq+NpgD9tYNiBmbiFunmbVQxEYvceY9+\n"
+                               "w1U66JSAMFt/vlZ4CRNCxgQymBh8Q76WdukWpQbEk/pATce27mJuY2jMPBQZsBkj\n"
+                               "OmV/em9e3UNtTjJxdUVRAgMBAAGjcjBwMCEGA1UdEQQaMBiCC2Jyb2tlci50ZXN0\n"
+                               "ggkxOTIuMC4yLjcwCwYDVR0PBAQDAgeAMB0GA1UdDgQWBBQ3b0VwXgAnES+aWn5a\n"
+                               "b4CYO6SgYDAfBgNVHSMEGDAWgBRnuqCp6FKR3wu1Hx/WdvwHnnBPkzAKBggqhkjO\n"
+                               "PQQDAgNIADBFAiBKAEBqL9Kt9LNCZgmAWcAt+4wAb0UcqLymNft9P8gN4gIhAPVL\n"
+                               "Bf4/GlPxi4Vurb14Dz58XXmrMnVo6rNdObApJwPj\n"
+                               "-----END CERTIFICATE-----\n";
+
+static const char rsa_key[] = "-----BEGIN PRIVATE KEY-----\n"
+                              "MIIEvgIBADANBgkqhkiG9w0BAQEFAASCBKgwggSkAgEAAoIBAQDje9XRYJpbZxdb\n"
+                              "FZcoiG4kw8Jd9UFAWlerozjx5L0vBmaoDtU9VEyvWmxQl92JYXP8si90al+htJMn\n"
+                              "yDTK3bC2ayf13lJouckBump6uKaKVSV9NSQ9glsJsLXilSBC68eEUdP2Q+dNIVr/\n"
+                              "zGvzGA6MMhexLMOLBLL/40GCW41PAP1sJJZV5AAymQaykWg/vB0/M7DTjC+M6w6x\n"
+                              "AxAPiDNTBvhH+SpluJVYhq+NpgD9tYNiBmbiFunmbVQxEYvceY9+w1U66JSAMFt/\n"
+                              "vlZ4CRNCxgQymBh8Q76WdukWpQbEk/pATce27mJuY2jMPBQZsBkjOmV/em9e3UNt\n"
+                              "TjJxdUVRAgMBAAECggEAAVFZ7tfNEHFG4OFi6K0OJh6/cG8xAXi91rs4GNV2XQMa\n"
+                              "gFfvfKwGvUe5gQfD2fWctV/5n1u1TzzaMvYRdrj31X2w9lct7GhXnDpuiZnqW+VU\n"
+                              "KtRpCpAX0N+oqmiVXn01IMdJ0lyoi/aw5efoRUOsWWaZ+CiiNHA6onnNkEi8HJhv\n"
+                              "ba4agkQsBcC1Byl5o9uSm1oL0y3uU8rmdLHYFzXwyyKiEcOFwIR/41lmsQ1/2vXG\n"
+                              "3jMLAUb+cZk2Tdd+bUc+qjfRDlULEfgc7Lh0SxtG2milMupyX/rFDqh/fs2XfK7X\n"
+                              "oSuUOldFVed2enM9jgzVDe3XaSc8keh6sgQ0TzwiIQKBgQD7lNgsO0IXNz/nPz12\n"
+                              "NhXec1srOlfGHdmgv4SNY+E6q6yy0PsM9GduJpjN14u6/eI0MwuxqmFpnBqd+NE+\n"
+                              "2F8toA7xuBTPlgq9kS8ox5Po5KloZtG6DclabNBJ0QDrAhFBjaVSBkX3GZ5pB4Rb\n"
+                              "8/Atqk8h8T4kJhxunBe1uNl2YQKBgQDneqSqBtfUNpMw/I/+kakw9B34JlQrlWDq\n"
+                              "RqYPcD/ebkg//9gh06c4PTYo/qxS+qMHf2UciWZfibOjxCcdKsKiLfLmphdrunhn\n"
+                              "d4pZvtoWMh0ncyxRMQ9q6Yoyj5L4fwo3VXK86YMAmfr7MPOsbphqhDa2WMuTQvJ2\n"
+                              "yBfMAgVU8QKBgBAcfx+OB/R+qEwB48i/O/VMA+mnydk5Lie6PB3l6JWeSugEtB8n\n"
+                              "Q7xtIloEVMF74tGe9z/Afo6J3baCKbxRlP7SAkL+m+6TWEq9knyVE2bVxfeWphW5\n"
+                              "LkzpLQmdJebm8f31uUGgfziM3nUxcwuEerwh7QFqdqVP/4Ah5O7RULPhAoGBAN4Z\n"
+                              "/RjvC/OgkcZ07yzRUkeYU5EgJa7T23OuafNyPrYLluNhdl2umUoK4YagJXRQ7FBr\n"
+                              "WfbxlvqgQ28k7Gq99pZqBCBuyRYiixiryGGoD9UwLG0Hw0P8ENECWAl/XQN10bWa\n"
+                              "FUdRvtK66+hM5eFTFIdPaLe5p0sa904lWz/xyG/hAoGBAKEYF9Ivkan+NngfWs/m\n"
+                              "MT6d5KYvthMr7P70NoVERthPOjQAhzPBvQ/RiBKNPBI9grKH6sMKJzkvSrP8CCvH\n"
+                              "K/iTZ7YZ6y3fWvzVc34UF1XnTDt+yDSKwK29aLmPMAvQfYLik83qMLTMJsfXw4BR\n"
+                              "jiI3LfTd5DSXJE8CLEA/K1By\n"
+                              "-----END PRIVATE KEY-----\n";
+
+static const char leaf_weak[] = "-----BEGIN CERTIFICATE-----\n"
+                                "MIIB1jCCAXygAwIBAgIBBDAKBggqhkjOPQQDAjAbMRkwFwYDVQQDDBBpYW1jYXQg\n"
+                                "dGVzdCByb290MCAXDTI2MTEyMjA5MzQxNFoYDzIxMjYxMDI5MDkzNDE0WjARMQ8w\n"
+                                "DQYDVQQDDAZicm9rZXIwgZ8wDQYJKoZIhvcNAQEBBQADgY0AMIGJAoGBAOPcHEiX\n"
+                                "D1oZhirFvFkkvGEkTQYzAREJFpGW9VDJ5Lsx7Y+CliEPFCBQ3DQNpY5QuKEs/IE2\n"
+                                "PJpK0NPUTw0HdsfmHeWUytZwawdfBah4EyocltgSKhSCTf2dc+aVWjUPSzhjkR9/\n"
+                                "SPfwRlFTsNdpw2bsYQm2t+M9OGr/WXe7nTFLAgMBAAGjcjBwMCEGA1UdEQQaMBiC\n"
+                                "C2Jyb2tlci50ZXN0ggkxOTIuMC4yLjcwCwYDVR0PBAQDAgeAMB0GA1UdDgQWBBTM\n"
+                                "1PQqHqFYHDExPAmIFwzd4dwpiTAfBgNVHSMEGDAWgBRnuqCp6FKR3wu1Hx/WdvwH\n"
+                                "nnBPkzAKBggqhkjOPQQDAgNIADBFAiEAsd9qIwvHdp0o5xjjmc8deMPzZrSyUxws\n"
+                                "s9FfivVhhKgCICdp6zf/0BOegS37OxWq/oOQ1Vai1rjIsr2RXnniToBo\n"
+                                "-----END CERTIFICATE-----\n";
+
+static const char root_long[] = "-----BEGIN CERTIFICATE-----\n"
+                                "MIIDvDCCA2OgAwIBAgIBBTAKBggqhkjOPQQDAjAbMRkwFwYDVQQDDBBpYW1jYXQg\n"
+                                "dGVzdCByb290MCAXDTI2MTEyMjA5MzQxNFoYDzIxMjYxMDI5MDkzNDE0WjCCAk8x\n"
+                                "DTALBgNVBAMMBGxvbmcxRjBEBgNVBAsMPTF4eHh4eHh4eHh4eHh4eHh4eHh4eHh4\n"
+                                "eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHgxRjBEBgNVBAsM\n"
+                                "PTJ4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4\n"
+                                "eHh4eHh4eHh4eHh4eHgxRjBEBgNVBAsMPTN4eHh4eHh4eHh4eHh4eHh4eHh4eHh4\n"
+                                "eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHgxRjBEBgNVBAsM\n"
+                                "PTR4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4\n"
+                                "eHh4eHh4eHh4eHh4eHgxRjBEBgNVBAsMPTV4eHh4eHh4eHh4eHh4eHh4eHh4eHh4\n"
+                                "eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHgxRjBEBgNVBAsM\n"
+                                "PTZ4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4\n"
+                                "eHh4eHh4eHh4eHh4eHgxRjBEBgNVBAsMPTd4eHh4eHh4eHh4eHh4eHh4eHh4eHh4\n"
+                                "eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHgxRjBEBgNVBAsM\n"
+                                "PTh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4\n"
+                                "eHh4eHh4eHh4eHh4eHgwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAASp8MTBBtE3\n"
+                                "NFftSXZwhcW1HDc21XoHV0abufJrC1jlLjGHMZXC0h8qDs+mojqYIr/VOvuKeLNY\n"
+                                "NOMoUjTPqq1uo2AwXjAPBgNVHRMBAf8EBTADAQH/MAsGA1UdDwQEAwICBDAdBgNV\n"
+                                "HQ4EFgQUryK3Haw7vRtTmFQFHsPbsMVS9AEwHwYDVR0jBBgwFoAUZ7qgqehSkd8L\n"
+                                "tR8f1nb8B55wT5MwCgYIKoZIzj0EAwIDRwAwRAIgC8+EYd7EssdTXGobiiTjEkDq\n"
+                                "teJJtlpnHwyQc4JrukYCICs7XZ0kvEbhzwGLvfk2f5DjxwZy7j25980yTIddoGXg\n"
+                                "-----END CERTIFICATE-----\n";
+
+/* Text in, text out */
+
+static struct tls_anchors anchors, others; /* 170 kB each: too much for the stack */
+static char why_text[200];
+
+/* Reads text, which lies against a guard page. why_text is the sentence, or "". */
+static bool read_anchors(struct tls_anchors *a, const char *text, size_t n)
+{
+	struct buf why = {(unsigned char *)why_text, sizeof why_text, 0, false};
+	unsigned char *p = guarded_copy(text, n);
+	memset(a, 0xA5, sizeof *a);
+	bool ok = tls_anchors_read(a, (struct slice){p, n}, &why);
+	guarded_free(p, n);
+	buf_cstr(&why);
+	assert_false(why.full);
+	assert_int_equal(ok, why.n == 0);
+	assert_int_equal(ok, a->n > 0);
+	return ok;
+}
+
+static void must_read(struct tls_anchors *a, const char *text)
+{
+	if (!read_anchors(a, text, strlen(text)))
+		fail_msg("refused: %s\n%s", why_text, text);
+}
+
+static bool same_anchor(const br_x509_trust_anchor *x, const br_x509_trust_anchor *y)
+{
+	const br_x509_pkey *k = &x->pkey, *l = &y->pkey;
+	if (x->dn.len != y->dn.len || memcmp(x->dn.data, y->dn.data, x->dn.len) != 0 ||
+	        x->flags != y->flags || k->key_type != l->key_type)
+		return false;
+	if (k->key_type == BR_KEYTYPE_EC)
+		return k->key.ec.curve == l->key.ec.curve && k->key.ec.qlen == l->key.ec.qlen &&
+		       memcmp(k->key.ec.q, l->key.ec.q, l->key.ec.qlen) == 0;
+	return k->key.rsa.nlen == l->key.rsa.nlen && k->key.rsa.elen == l->key.rsa.elen &&
+	       memcmp(k->key.rsa.n, l->key.rsa.n, l->key.rsa.nlen) == 0 &&
+	       memcmp(k->key.rsa.e, l->key.rsa.e, l->key.rsa.elen) == 0;
+}
+
+/* text with every line break replaced, and something put in front of every line. */
+static char *reshape(const char *text, const char *line_break, const char *indent)
+{
+	static char out[8192];
+	size_t n = 0;
+	for (bool begins = true; *text != 0; text++) {
+		if (begins)
+			n += (size_t)sprintf(out + n, "%s", indent);
+		begins = *text == '\n';
+		if (begins)
+			n += (size_t)sprintf(out + n, "%s", line_break);
+		else
+			out[n++] = *text;
+		assert_true(n < sizeof out - 100);
+	}
+	out[n] = 0;
+	return out;
+}
+
+static char *join(const char *a, const char *b, const char *c)
+{
+	static char out[16384];
+	assert_true((size_t)snprintf(out, sizeof out, "%s%s%s", a, b, c) < sizeof out);
+	return out;
+}
+
+/* Every way to write line breaks gives the same anchors; cut at any byte, the text gives as many as it has
+ * complete blocks, or a sentence. */
+static void pem_shapes(void **state)
+{
+	static const struct {
+		const char *line_break, *indent;
+	} shapes[] = {
+	        {"\n", ""},
+	        {"\r\n", ""},
+	        {"\r", ""},
+	        {"\\n", ""},
+	        {"\\r\\n", ""},
+	        {"\\n\n", ""},
+	        {"\n\n", ""},
+	        {"\n", "   "},
+	        {"\n", "\t"},
+	        {"\\n", " "},
+	        {" \n", ""},
+	        {" \t\r\n", ""},
+	        {" \\n", ""},
+	        {"\n", "\xEF\xBB\xBF"},
+	};
+	char both[4096];
+	(void)state;
+	snprintf(both, sizeof both, "a: text\n%sbetween\n%s", root, root384);
+	must_read(&others, both);
+	assert_int_equal(others.n, 2);
+	assert_false(same_anchor(&others.anchor[0], &others.anchor[1]));
+	for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+		char *text = reshape(both, shapes[i].line_break, shapes[i].indent);
+		must_read(&anchors, text);
+		if (anchors.n != 2 || !same_anchor(&anchors.list[0], &others.list[0]) ||
+		        !same_anchor(&anchors.list[1], &others.list[1]))
+			fail_msg("shape %zu reads differently", i);
+		char *second = strstr(strstr(text, "-----END ") + 1, "-----BEGIN ");
+		for (size_t n = 0; n < strlen(text); n++) {
+			char *copy = strndup(text, n);
+			char *first_end = strstr(copy, "-----END ");
+			bool second_end = first_end && strstr(first_end + 1, "-----END ");
+			bool inside = n >= (size_t)(second - text) + strlen("-----BEGIN C") && !second_end;
+			bool ok = read_anchors(&anchors, text, n);
+			if (ok != (first_end && !inside) || (ok && anchors.n != (second_end ? 2 : 1)))
+				fail_msg("shape %zu cut to %zu bytes: %d anchors=%zu", i, n, ok, anchors.n);
+			free(copy);
+		}
+	}
+}
+
+static void pem_refused(void **state)
+{
+	static char damaged[sizeof root], no_end[sizeof root];
+	memcpy(damaged, root, sizeof root);
+	damaged[100] = '*';
+	memcpy(no_end, root, sizeof root);
+	*strstr(no_end, "-----END") = 0;
+	const struct {
+		const char *name, *a, *b, *why;
+	} cases[] = {
+	        {"empty", "", "", "no certificate in it"},
+	        {"text", "hello\n", "-----BEGIN", "no certificate in it"},
+	        {"a block without a line break", "-----BEGIN CERTIFICATE-----", "",
+	                "certificate 1: it ends too"},
+	        {"an empty block", "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n", "",
+	                "certificate 1: it is damaged"},
+	        {"not DER", "-----BEGIN CERTIFICATE-----\naGVsbG8h\n-----END CERTIFICATE-----\n", "",
+	                "certificate 1: it is damaged"},
+	        {"a byte that is not base64", damaged, "", "certificate 1: its text is damaged"},
+	        {"the same in the second", root384, damaged, "certificate 2: its text is damaged"},
+	        {"no end", no_end, "", "certificate 1: it ends too early"},
+	        {"no end, then another", no_end, root, "certificate 1: its text is damaged"},
+	        {"one, then no end", root, no_end, "certificate 2: it ends too early"},
+	        {"a private key", leaf_key, "", "certificate 1: BEGIN CERTIFICATE is expected"},
+	        {"a private key after it", root, leaf_key, "certificate 2: BEGIN CERTIFICATE is expected"},
+	        {"a request", "-----BEGIN CERTIFICATE REQUEST-----\n", "", "certificate 1: BEGIN CERT"},
+	        {"a leaf", leaf, "", "certificate 1: it is not a CA's"},
+	        {"a leaf in second place", root, leaf_rsa, "certificate 2: it is not a CA's"},
+	        {"a key on P-521", root521, "", "certificate 1: its key is neither"},
+	};
+	(void)state;
+	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+		char *text = join(cases[i].a, cases[i].b, "");
+		bool ok = read_anchors(&anchors, text, strlen(text));
+		if (ok || strncmp(why_text, cases[i].why, strlen(cases[i].why)) != 0)
+			fail_msg("%s: %s", cases[i].name, ok ? "was accepted" : why_text);
+	}
+}
+
+static void collect(void *out, const void *p, size_t n)
+{
+	struct buf *b = out;
+	buf_put(b, p, n);
+}
+
+/* The first PEM block of text, decoded. */
+static size_t der_of(unsigned char *der, size_t cap, const char *text)
+{
+	struct buf out = {der, cap, 0, false};
+	br_pem_decoder_context pem;
+	br_pem_decoder_init(&pem);
+	for (int event = 0; event != BR_PEM_END_OBJ; event = br_pem_decoder_event(&pem)) {
+		size_t n = br_pem_decoder_push(&pem, text, strlen(text));
+		text += n;
+		br_pem_decoder_setdest(&pem, collect, &out);
+		assert_true(n > 0 || event != 0);
+	}
+	assert_false(out.full);
+	return out.n;
+}
+
+/* PEM that is right around DER that is cut short, too long, or has one bit turned: never more than one
+ * anchor, never a certificate in part. */
+static void der_damaged(void **state)
+{
+	unsigned char der[1024];
+	static char text[4096];
+	size_t n = der_of(der, sizeof der, root);
+	(void)state;
+	for (size_t i = 0; i <= n + 1; i++) {
+		size_t len = br_pem_encode(text, der, i, "CERTIFICATE", 0);
+		if (read_anchors(&anchors, text, len) != (i == n))
+			fail_msg("%zu of %zu bytes: %s", i, n, why_text);
+	}
+	for (size_t i = 0; i < n * 8; i++) {
+		der[i / 8] ^= (unsigned char)(1 << i % 8);
+		read_anchors(&anchors, text, br_pem_encode(text, der, n, "CERTIFICATE", 0));
+		der[i / 8] ^= (unsigned char)(1 << i % 8);
+	}
+}
+
+static void anchors_limits(void **state)
+{
+	static char text[400 * 1024];
+	const struct {
+		const char *name, *pem, *why;
+		size_t fit;
+	} cases[] = {
+	        {"256 certificates", root, "certificate 257: too many", TLS_ANCHORS},
+	        {"160 kB of names and keys", root_long, "certificate 249: too much", 248},
+	};
+	(void)state;
+	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+		size_t len = strlen(cases[i].pem), n = 0;
+		for (size_t k = 0; k <= cases[i].fit; k++, n += len)
+			memcpy(text + n, cases[i].pem, len);
+		if (!read_anchors(&anchors, text, n - len) || anchors.n != cases[i].fit)
+			fail_msg("%s: %zu bytes, %s", cases[i].name, anchors.used, why_text);
+		if (read_anchors(&anchors, text, n) ||
+		        strncmp(why_text, cases[i].why, strlen(cases[i].why)) != 0)
+			fail_msg("%s, and one more: %s", cases[i].name, why_text);
+		assert_int_equal(anchors.n, 0);
+	}
+}
+
+static size_t read_file(char *text, size_t cap, const char *path)
+{
+	FILE *f = fopen(path, "rb");
+	if (f == NULL)
+		fail_msg("%s is needed (package ca-certificates)", path);
+	size_t n = fread(text, 1, cap, f);
+	fclose(f);
+	assert_true(n > 0 && n < cap);
+	return n;
+}
+
+static void debian_bundle(void **state)
+{
+	static char text[1024 * 1024];
+	size_t n = read_file(text, sizeof text - 1, "/etc/ssl/certs/ca-certificates.crt"), count = 0;
+	(void)state;
+	for (const char *p = text; (p = strstr(p, "-----BEGIN")) != NULL; p++)
+		count++;
+	if (!read_anchors(&anchors, text, n) || anchors.n != count)
+		fail_msg("%zu of %zu: %s", anchors.n, count, why_text);
+}
+
+static void embedded_roots(void **state)
+{
+	static const char *const files[] = {"Global_Root_CA", "Global_Root_G2", "Global_Root_G3",
+	        "TLS_RSA4096_Root_G5", "TLS_ECC_P384_Root_G5"};
+	static const char *const lines[] = {
+	        "  DigiCert Global Root CA           expires 2031-11-10\n",
+	        "  DigiCert Global Root G2           expires 2038-01-15\n",
+	        "  DigiCert Global Root G3           expires 2038-01-15\n",
+	        "  DigiCert TLS RSA4096 Root G5      expires 2046-01-14\n",
+	        "  DigiCert TLS ECC P384 Root G5     expires 2046-01-14\n",
+	};
+	char path[128], text[8192];
+	unsigned char described[512];
+	struct buf b = BUF(described);
+	int64_t last_s = 0;
+	size_t at = 0;
+	(void)state;
+	tls_anchors_embedded(&others);
+	tls_anchors_describe(&b);
+	assert_int_equal(others.n, 5);
+	for (size_t i = 0; i < 5; i++) {
+		sprintf(path, "/usr/share/ca-certificates/mozilla/DigiCert_%s.crt", files[i]);
+		assert_true(read_anchors(&anchors, text, read_file(text, sizeof text, path)));
+		if (anchors.n != 1 || !same_anchor(&anchors.list[0], &others.list[i]))
+			fail_msg("%s differs: run make roots", files[i]);
+		assert_slice(((struct slice){described + at, strlen(lines[i])}), lines[i]);
+		at += strlen(lines[i]);
+		last_s = root_facts[i].until_s > last_s ? root_facts[i].until_s : last_s;
+	}
+	assert_int_equal(b.n, at);
+	if (last_s - YEAR_S < time(NULL))
+		fail_msg("less than a year until the last of the embedded roots expires");
+}
+
+/* Handshakes */
+
+struct lab {
+	const char *name; /* of the case */
+	/* The server */
+	const char *chain;
+	bool rsa;             /* it holds leaf_rsa's key, else leaf's */
+	bool wrong_key;       /* rather one that differs from leaf's */
+	uint16_t suite;       /* the only one, 0: all of BearSSL's */
+	unsigned curve;       /* the only one, 0: all of BearSSL's */
+	unsigned min, max;    /* versions, 0: TLS 1.2 */
+	bool ask_certificate; /* from the client, and go on without */
+	/* The client */
+	const char *host;
+	int64_t wall_s;
+	bool embedded; /* its anchors are the embedded ones, not root */
+	/* What comes of it */
+	int error; /* 0: up */
+	const char *why;
+};
+
+static struct tls client;
+static br_ssl_server_context server;
+static unsigned char server_in[BR_SSL_BUFSIZE_INPUT], server_out[BR_SSL_BUFSIZE_OUTPUT];
+static br_ec_impl server_ec;
+static br_x509_minimal_context server_x509;
+static unsigned char chain_der[2048];
+static br_x509_certificate chain;
+static br_skey_decoder_context server_key;
+static const unsigned char entropy[TLS_ENTROPY_BYTES] = {1, 2, 3};
+
+static void server_begin(const struct lab *c)
+{
+	unsigned char der[2048];
+	br_ssl_engine_context *e = &server.eng;
+	size_t n = der_of(der, sizeof der, c->rsa ? rsa_key : leaf_key);
+	br_skey_decoder_init(&server_key);
+	br_skey_decoder_push(&server_key, der, n);
+	if (c->wrong_key)
+		br_skey_decoder_get_ec(&server_key)->x[20] ^= 1;
+	chain.data = chain_der;
+	chain.data_len = der_of(chain_der, sizeof chain_der, c->chain);
+	if (c->rsa)
+		br_ssl_server_init_full_rsa(&server, &chain, 1, br_skey_decoder_get_rsa(&server_key));
+	else
+		br_ssl_server_init_full_ec(
+		        &server, &chain, 1, BR_KEYTYPE_EC, br_skey_decoder_get_ec(&server_key));
+	if (c->suite != 0)
+		br_ssl_engine_set_suites(e, &c->suite, 1);
+	if (c->curve != 0) {
+		server_ec = *br_ssl_engine_get_ec(e);
+		server_ec.supported_curves = UINT32_C(1) << c->curve;
+		br_ssl_engine_set_ec(e, &server_ec);
+	}
+	if (c->ask_certificate) {
+		br_x509_minimal_init_full(&server_x509, NULL, 0);
+		br_ssl_engine_set_x509(e, &server_x509.vtable);
+		br_ssl_server_set_trust_anchor_names_alt(&server, anchors.list, anchors.n);
+		br_ssl_engine_add_flags(e, BR_OPT_TOLERATE_NO_CLIENT_AUTH);
+	}
+	br_ssl_engine_set_versions(e, c->min ? c->min : BR_TLS12, c->max ? c->max : BR_TLS12);
+	br_ssl_engine_set_buffers_bidi(e, server_in, sizeof server_in, server_out, sizeof server_out);
+	br_ssl_engine_inject_entropy(e, "server", 6);
+	assert_true(br_ssl_server_reset(&server));
+}
+
+/* Moves what is there, at most step bytes at a time. */
+static size_t move(br_ssl_engine_context *from, br_ssl_engine_context *to, size_t step)
+{
+	size_t have, room;
+	unsigned char *p = br_ssl_engine_sendrec_buf(from, &have), *q = br_ssl_engine_recvrec_buf(to, &room);
+	if (p == NULL || q == NULL)
+		return 0;
+	size_t n = have < room ? have : room;
+	n = n < step ? n : step;
+	memcpy(q, p, n);
+	br_ssl_engine_sendrec_ack(from, n);
+	br_ssl_engine_recvrec_ack(to, n);
+	return n;
+}
+
+static void pump(size_t step)
+{
+	while (move(&client.client.eng, &server.eng, step) + move(&server.eng, &client.client.eng, step) > 0)
+		;
+}
+
+static void send_text(br_ssl_engine_context *e, const char *text)
+{
+	size_t n;
+	unsigned char *p = br_ssl_engine_sendapp_buf(e, &n);
+	assert_non_null(p);
+	assert_true(n >= strlen(text));
+	memcpy(p, text, strlen(text));
+	br_ssl_engine_sendapp_ack(e, strlen(text));
+	br_ssl_engine_flush(e, 0);
+}
+
+static void expect_text(br_ssl_engine_context *e, const char *text)
+{
+	size_t n;
+	unsigned char *p = br_ssl_engine_recvapp_buf(e, &n);
+	assert_non_null(p);
+	assert_slice(((struct slice){p, n}), text);
+	br_ssl_engine_recvapp_ack(e, n);
+}
+
+static void shake_hands(const struct lab *c, size_t step)
+{
+	if (c->embedded)
+		tls_anchors_embedded(&anchors);
+	else
+		must_read(&anchors, root);
+	server_begin(c);
+	tls_begin(&client, c->host ? c->host : "broker.test", &anchors, c->wall_s, entropy);
+	pump(step);
+	int error = tls_error(&client);
+	if (error != c->error)
+		fail_msg("%s, %zu at a time: error %d (%s)", c->name, step, error, tls_error_text(error));
+	if (error != 0) {
+		assert_int_equal(br_ssl_engine_current_state(&client.client.eng), BR_SSL_CLOSED);
+		if (c->why == NULL || strstr(tls_why(&client), c->why) == NULL)
+			fail_msg("%s: %s", c->name, tls_why(&client));
+		return;
+	}
+	assert_null(tls_why(&client));
+	if (!(br_ssl_engine_current_state(&client.client.eng) & BR_SSL_SENDAPP))
+		fail_msg("%s, %zu at a time: not up", c->name, step);
+	send_text(&client.client.eng, "ping");
+	pump(step);
+	expect_text(&server.eng, "ping");
+	send_text(&server.eng, "pong");
+	pump(step);
+	expect_text(&client.client.eng, "pong");
+	assert_int_equal(br_ssl_engine_get_version(&client.client.eng), BR_TLS12);
+	if (c->suite != 0)
+		assert_int_equal(client.client.eng.session.cipher_suite, c->suite);
+	if (c->curve != 0)
+		assert_int_equal(br_ssl_engine_get_ecdhe_curve(&client.client.eng), c->curve);
+}
+
+#define NO_NAME "is for another name"
+
+static void handshakes(void **state)
+{
+	static char long_host[300];
+	memset(long_host, 'a', sizeof long_host - 1);
+	const struct lab cases[] = {
+	        {.name = "EC", .chain = leaf},
+	        {.name = "RSA", .chain = leaf_rsa, .rsa = true},
+	        {.name = "EC, ChaCha20",
+	                .chain = leaf,
+	                .suite = BR_TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256},
+	        {.name = "EC, AES-128", .chain = leaf, .suite = BR_TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256},
+	        {.name = "EC, AES-256", .chain = leaf, .suite = BR_TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384},
+	        {.name = "RSA, ChaCha20",
+	                .chain = leaf_rsa,
+	                .rsa = true,
+	                .suite = BR_TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256},
+	        {.name = "RSA, AES-128",
+	                .chain = leaf_rsa,
+	                .rsa = true,
+	                .suite = BR_TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256},
+	        {.name = "RSA, AES-256",
+	                .chain = leaf_rsa,
+	                .rsa = true,
+	                .suite = BR_TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384},
+	        {.name = "X25519", .chain = leaf, .curve = BR_EC_curve25519},
+	        {.name = "P-256", .chain = leaf, .curve = BR_EC_secp256r1},
+	        {.name = "P-384", .chain = leaf, .curve = BR_EC_secp384r1},
+	        {.name = "TLS 1.0 to 1.2", .chain = leaf, .min = BR_TLS10},
+	        {.name = "capitals in the name", .chain = leaf, .host = "Broker.TEST"},
+	        {.name = "an address that is named", .chain = leaf, .host = "192.0.2.7"},
+	        {.name = "a certificate is asked for", .chain = leaf, .ask_certificate = true},
+	        {.name = "the clock stands at 1970", .chain = leaf, .wall_s = 0},
+	        {.name = "the clock is far below", .chain = leaf, .wall_s = INT64_MIN},
+	        {.name = "in 2100", .chain = leaf, .wall_s = INT64_C(130) * YEAR_S},
+	        {.name = "expired",
+	                .chain = leaf,
+	                .wall_s = INT64_C(160) * YEAR_S,
+	                .error = BR_ERR_X509_EXPIRED,
+	                .why = "has expired"},
+	        {.name = "another name",
+	                .chain = leaf,
+	                .host = "other.test",
+	                .error = BR_ERR_X509_BAD_SERVER_NAME,
+	                .why = NO_NAME},
+	        {.name = "a name below it",
+	                .chain = leaf,
+	                .host = "a.broker.test",
+	                .error = BR_ERR_X509_BAD_SERVER_NAME,
+	                .why = NO_NAME},
+	        {.name = "another address",
+	                .chain = leaf,
+	                .host = "192.0.2.8",
+	                .error = BR_ERR_X509_BAD_SERVER_NAME,
+	                .why = NO_NAME},
+	        {.name = "an IPv6 address",
+	                .chain = leaf,
+	                .host = "2001:db8::1",
+	                .error = BR_ERR_X509_BAD_SERVER_NAME,
+	                .why = NO_NAME},
+	        {.name = "no name",
+	                .chain = leaf,
+	                .host = "",
+	                .error = BR_ERR_BAD_PARAM,
+	                .why = "the name to check is empty"},
+	        {.name = "a long name",
+	                .chain = leaf,
+	                .host = long_host,
+	                .error = BR_ERR_BAD_PARAM,
+	                .why = "the name to check is empty"},
+	        {.name = "not trusted",
+	                .chain = leaf,
+	                .embedded = true,
+	                .error = BR_ERR_X509_NOT_TRUSTED,
+	                .why = "none of the trusted roots"},
+	        {.name = "a short RSA key",
+	                .chain = leaf_weak,
+	                .rsa = true,
+	                .error = BR_ERR_X509_WEAK_PUBLIC_KEY,
+	                .why = "under 2048 bits"},
+	        {.name = "another's key",
+	                .chain = leaf,
+	                .wrong_key = true,
+	                .error = BR_ERR_BAD_SIGNATURE,
+	                .why = "does not hold the key"},
+	        {.name = "a key of another kind",
+	                .chain = leaf,
+	                .rsa = true,
+	                .error = BR_ERR_WRONG_KEY_USAGE,
+	                .why = "key usage"},
+	        {.name = "TLS 1.1",
+	                .chain = leaf,
+	                .min = BR_TLS10,
+	                .max = BR_TLS11,
+	                .error = BR_ERR_RECV_FATAL_ALERT + 40,
+	                .why = "TLS 1.2"},
+	        {.name = "CBC alone",
+	                .chain = leaf,
+	                .suite = BR_TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256,
+	                .error = BR_ERR_RECV_FATAL_ALERT + 40,
+	                .why = "AES-GCM or ChaCha20"},
+	        {.name = "RSA key exchange alone",
+	                .chain = leaf_rsa,
+	                .rsa = true,
+	                .suite = BR_TLS_RSA_WITH_AES_128_GCM_SHA256,
+	                .error = BR_ERR_RECV_FATAL_ALERT + 40,
+	                .why = "ECDHE"},
+	        {.name = "P-521 alone",
+	                .chain = leaf,
+	                .curve = BR_EC_secp521r1,
+	                .error = BR_ERR_RECV_FATAL_ALERT + 40,
+	                .why = "ECDHE"},
+	};
+	(void)state;
+	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+		shake_hands(&cases[i], 1);
+		shake_hands(&cases[i], 100000);
+	}
+}
+
+/* What a peer that is no TLS 1.2 server says first. */
+static void other_peers(void **state)
+{
+	static const struct {
+		const char *name, *bytes;
+		size_t n;
+		int error;
+	} cases[] = {
+	        {"HTTP", "HTTP/1.1 400 Bad Request\r\n\r\n", 28, BR_ERR_UNSUPPORTED_VERSION},
+	        {"MQTT without TLS", "\x20\x02\x00\x05\x20\x02\x00\x05", 8, BR_ERR_UNSUPPORTED_VERSION},
+	        {"SSH", "SSH-2.0-OpenSSH_9.2\r\n", 21, BR_ERR_UNSUPPORTED_VERSION},
+	        {"SSL 3.0 alert", "\x15\x03\x00\x00\x02\x02\x28", 7, BR_ERR_RECV_FATAL_ALERT + 40},
+	        {"a TLS 1.1 ServerHello",
+	                "\x16\x03\x02\x00\x2A\x02\x00\x00\x26\x03\x02"
+	                "................................\x00\xC0\x14\x00",
+	                47, BR_ERR_UNSUPPORTED_VERSION},
+	        {"a suite that was not offered",
+	                "\x16\x03\x03\x00\x2A\x02\x00\x00\x26\x03\x03"
+	                "................................\x00\xC0\x23\x00",
+	                47, BR_ERR_BAD_CIPHER_SUITE},
+	};
+	(void)state;
+	must_read(&anchors, root);
+	for (size_t i = 0; i < 2 * sizeof cases / sizeof cases[0]; i++) {
+		size_t step = i % 2 ? 1 : 100, room;
+		unsigned char *p;
+		tls_begin(&client, "broker.test", &anchors, 0, entropy);
+		while ((p = br_ssl_engine_sendrec_buf(&client.client.eng, &room)) != NULL)
+			br_ssl_engine_sendrec_ack(&client.client.eng, room);
+		for (size_t at = 0, n; at < cases[i / 2].n; at += n) {
+			p = br_ssl_engine_recvrec_buf(&client.client.eng, &room);
+			if (p == NULL)
+				break;
+			n = cases[i / 2].n - at;
+			n = n < room ? n : room;
+			n = n < step ? n : step;
+			memcpy(p, cases[i / 2].bytes + at, n);
+			br_ssl_engine_recvrec_ack(&client.client.eng, n);
+		}
+		if (tls_error(&client) != cases[i / 2].error)
+			fail_msg("%s: error %d", cases[i / 2].name, tls_error(&client));
+		assert_non_null(strstr(tls_why(&client), "TLS 1.2"));
+	}
+}
+
+/* The server wants to begin anew: we say no_renegotiation (alert 100, RFC 5246 §7.2.2), which BearSSL's
+ * server takes for the end, and for us the connection goes on. */
+static void no_renegotiation(void **state)
+{
+	(void)state;
+	shake_hands(&(struct lab){.name = "first", .chain = leaf}, 100000);
+	assert_true(br_ssl_engine_renegotiate(&server.eng));
+	pump(100000);
+	assert_int_equal(br_ssl_engine_last_error(&server.eng), BR_ERR_RECV_FATAL_ALERT + 100);
+	assert_int_equal(tls_error(&client), 0);
+	assert_true(br_ssl_engine_current_state(&client.client.eng) & BR_SSL_SENDAPP);
+}
+
+/* The ClientHello to host, after the header of its record. */
+static struct slice client_hello(const char *host, const unsigned char *random)
+{
+	size_t n;
+	tls_begin(&client, host, &anchors, 0, random);
+	unsigned char *p = br_ssl_engine_sendrec_buf(&client.client.eng, &n);
+	assert_non_null(p);
+	assert_true(n > 50);
+	return (struct slice){p + 5, n - 5};
+}
+
+static bool holds(struct slice s, const char *bytes, size_t n)
+{
+	for (size_t i = 0; i + n <= s.n; i++)
+		if (memcmp(s.p + i, bytes, n) == 0)
+			return true;
+	return false;
+}
+
+static void hello(void **state)
+{
+	static const unsigned char other_entropy[TLS_ENTROPY_BYTES] = {4, 5, 6};
+	unsigned char first[1024];
+	(void)state;
+	must_read(&anchors, root);
+	struct slice s = client_hello("broker.test", entropy);
+	assert_true(s.n < sizeof first);
+	memcpy(first, s.p, s.n);
+	/* Version, random, no session; then six suites, no compression */
+	assert_memory_equal(s.p + 4, "\x03\x03", 2);
+	assert_memory_equal(s.p + 38, "\0\0\x0C", 3);
+	bool hardware = br_aes_x86ni_ctr_get_vtable() != NULL;
+	assert_memory_equal(s.p + 41,
+	        hardware ? "\xC0\x2B\xC0\x2F\xC0\x2C\xC0\x30\xCC\xA9\xCC\xA8\x01\0"
+	                 : "\xCC\xA9\xCC\xA8\xC0\x2B\xC0\x2F\xC0\x2C\xC0\x30\x01\0",
+	        14);
+	assert_true(holds(s,
+	        "\0\0\0\x10\0\x0E\0\0\x0B"
+	        "broker.test",
+	        20)); /* SNI */
+	/* SHA-256, SHA-384, SHA-512, each with ECDSA and RSA; three curves */
+	assert_true(holds(s, "\0\x0D\0\x0E\0\x0C\x04\x03\x05\x03\x06\x03\x04\x01\x05\x01\x06\x01", 18));
+	assert_true(holds(s, "\0\x0A\0\x08\0\x06\0\x1D\0\x17\0\x18", 12));
+	/* The randomness is ours alone: the same gives the same bytes, another gives others. */
+	assert_memory_equal(client_hello("broker.test", entropy).p, first, s.n);
+	assert_memory_not_equal(client_hello("broker.test", other_entropy).p + 10, first + 10, 28);
+	assert_true(holds(client_hello("1a.2", entropy), "1a.2", 4));
+	assert_false(holds(client_hello("192.0.2.7", entropy), "192.0.2.7", 9));
+	assert_false(holds(client_hello("fe80::1", entropy), "fe80::1", 7));
+}
+
+/* Words */
+
+/* The words for every code that BearSSL has a name for, by a word that the sentence must hold. */
+static void words(void **state)
+{
+	static const struct {
+		int first, last;
+		const char *word;
+	} cases[] = {
+	        {0, 0, "no error"},
+	        {1, 1, "MQTT_BROKER_HOST"},
+	        {2, 2, "report"},
+	        {3, 4, "MQTT_BROKER_PORT"},
+	        {5, 6, "rules"},
+	        {7, 7, "network"},
+	        {8, 8, "report"},
+	        {9, 9, "MQTT_BROKER_PORT"},
+	        {10, 15, "rules"},
+	        {16, 16, "TLS 1.2"},
+	        {17, 22, "rules"},
+	        {23, 23, "4096"},
+	        {24, 24, "meddles"},
+	        {25, 25, "rules"},
+	        {26, 26, "X25519"},
+	        {27, 27, "key file"},
+	        {28, 28, "digitalSignature"},
+	        {29, 29, "client certificate"},
+	        {31, 32, "report"},
+	        {33, 34, "issued again"},
+	        {35, 35, "no certificate"},
+	        {36, 48, "issued again"},
+	        {49, 49, "P-256"},
+	        {50, 50, "4096"},
+	        {51, 52, "signature"},
+	        {53, 53, "report"},
+	        {54, 54, "clock"},
+	        {55, 55, "order"},
+	        {56, 56, "name"},
+	        {57, 57, "critical"},
+	        {58, 58, "not a CA"},
+	        {59, 59, "keyCertSign"},
+	        {60, 60, "2048"},
+	        {62, 62, "MQTT_ROOT_CA_FILE"},
+	        {63, 255, "unknown"},
+	        {256, 295, "log"},
+	        {296, 296, "TLS 1.2"},
+	        {297, 302, "client certificate"},
+	        {303, 303, "log"},
+	        {304, 305, "client certificate"},
+	        {306, 325, "log"},
+	        {326, 326, "refuses TLS 1.2"},
+	        {327, 327, "TLS 1.2"},
+	        {328, 335, "alert"},
+	        {336, 336, "of its own"},
+	        {337, 367, "alert"},
+	        {368, 368, "MQTT_BROKER_HOST"},
+	        {369, 371, "alert"},
+	        {372, 372, "client certificate"},
+	        {373, 511, "alert"},
+	        {512, 767, "iamcat has ended"},
+	        {768, 768, "unknown"},
+	        {-1, -1, "unknown"},
+	};
+	(void)state;
+	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+		for (int code = cases[i].first; code <= cases[i].last; code++)
+			if (strstr(tls_error_text(code), cases[i].word) == NULL)
+				fail_msg("%d: %s", code, tls_error_text(code));
+	memset(&client, 0, sizeof client);
+	assert_null(tls_why(&client));
+}
+
+static void wiped(void **state)
+{
+	static const struct tls zero;
+	(void)state;
+	shake_hands(&(struct lab){.name = "to be wiped", .chain = leaf}, 100000);
+	assert_memory_not_equal(&client, &zero, sizeof zero);
+	tls_end(&client);
+	assert_memory_equal(&client, &zero, sizeof zero);
+	unsigned char *p = guarded_copy("abcd", 4);
+	tls_wipe(p + 1, 2);
+	assert_memory_equal(p, "a\0\0d", 4);
+	tls_wipe(p + 4, 0);
+	guarded_free(p, 4);
+	tls_wipe(NULL, 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(pem_shapes),
+	        cmocka_unit_test(pem_refused),
+	        cmocka_unit_test(der_damaged),
+	        cmocka_unit_test(anchors_limits),
+	        cmocka_unit_test(debian_bundle),
+	        cmocka_unit_test(embedded_roots),
+	        cmocka_unit_test(handshakes),
+	        cmocka_unit_test(other_peers),
+	        cmocka_unit_test(no_renegotiation),
+	        cmocka_unit_test(hello),
+	        cmocka_unit_test(words),
+	        cmocka_unit_test(wiped),
+	};
+	return cmocka_run_group_tests_name("tls", tests, NULL, NULL);
+}
