@@ -29,7 +29,7 @@ build/%.o: %.c Makefile | build
 
 # --- set-up: what is missing of Debian's packages ---
 BUILD_PACKAGES := gcc libc6-dev libbearssl-dev libjsmn-dev
-TEST_PACKAGES := $(BUILD_PACKAGES) libcmocka-dev libmodbus-dev mosquitto mosquitto-clients mosquitto-dev libssl-dev openssl \
+TEST_PACKAGES := $(BUILD_PACKAGES) libcmocka-dev libmodbus-dev mosquitto mosquitto-clients mosquitto-dev libmosquitto-dev libssl-dev openssl \
 	ca-certificates python3 python3-pytest python3-pytest-xdist python3-paho-mqtt iproute2
 LINT_PACKAGES := clang clang-format cppcheck clang-tools
 
@@ -67,7 +67,7 @@ build/unit/%: test/unit/%.c Makefile | build/unit
 # --- the commands ---
 demo: deps
 	@$(MAKE) --no-print-directory iamcat $(TOOLS)
-	@$(PYTHON) test/demo.py $(if $(KEEP),--keep)
+	@KEEP=$(KEEP) $(PYTHON) test/demo.py
 
 test: deps
 	@$(MAKE) --no-print-directory -j2 iamcat build/san/iamcat $(TOOLS) $(UNIT)

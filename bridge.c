@@ -174,12 +174,17 @@ static void step_state(struct bridge *b)
 			publish_state(b, wrong == NULL ? a->reply.body : (struct slice){NULL, 0});
 		api_finish(a);
 	}
-	if (now < b->tick_ms || b->stopping)
+	if (b->stopping)
 		return;
+	if (now >= b->tick_ms) /* the beat is lost only when a fetch is under way, not when one is just being
+	                          closed */
+		b->state_due = a->state != API_BUSY;
 	while (b->tick_ms <= now)
 		b->tick_ms += interval;
-	if (api_step(a, now) == API_IDLE)
-		api_start(a, slice_str("/api/state"), (struct slice){NULL, 0}, now);
+	/* Its time counts from the beat, so that it is over at a later beat and not just after it. */
+	if (b->state_due && api_step(a, now) == API_IDLE)
+		b->state_due = !api_start(
+		        a, slice_str("/api/state"), (struct slice){NULL, 0}, b->tick_ms - interval);
 }
 
 /* --- the whole --- */

@@ -153,11 +153,13 @@ struct bridge {
 	bool broker_transport;        /* TCP to the broker was there when last looked at */
 	int64_t sent_ms, received_ms; /* the last bytes to and from the broker */
 	int64_t ping_ms;           /* when the PINGREQ that waits for its PINGRESP was sent; 0: none waits */
+	int64_t ping_put_ms;       /* when the last PINGREQ was put into control */
 	int64_t unacknowledged_ms; /* since when the oldest publish has waited for its PUBACK; 0: none does */
 	struct buf control;        /* packets to be sent */
 	size_t control_at;         /* how much of it was sent */
 	size_t packet_n;           /* bytes in packet */
 	size_t packet_skip;        /* bytes of a too large PUBLISH still to be thrown away */
+	int64_t skipped_ms;        /* when the last of these came */
 	struct mqtt_outbox outbox;
 	struct mqtt_received received;
 
@@ -170,6 +172,7 @@ struct bridge {
 	/* the state (bridge.c) */
 	struct api state;
 	int64_t tick_ms;    /* the next beat of the grid */
+	bool state_due;     /* a beat has come, and its fetch has not been started yet */
 	bool state_failing; /* the last fetch failed, and that was logged */
 
 	/* memory */

@@ -265,6 +265,8 @@ static bool take_host(const struct variable *v, char *to, struct slice s, struct
 		        "without a path; the port goes into ", v[1].name);
 	else if (colon && (s.p[0] == '[' || !memchr(colon + 1, ':', (size_t)(s.p + s.n - colon) - 1)))
 		SAY(why, "expected only the host name or IP address; the port goes into ", v[1].name);
+	else if (s.p[0] == '"' || s.p[0] == '\'') /* docker's --env-file leaves them in place */
+		SAY(why, "expected a host name or an IP address without quotes around it");
 	else
 		SAY(why, "expected a host name or an IP address");
 	return false;

@@ -500,7 +500,6 @@ static void ask(struct dns *d, size_t f, size_t s)
 	if ((q->waiting >> s & 1) == 0 || !to->tcp_open) /* TCP repeats by itself */
 		*wish_to_send(to, f) = true;
 	to->udp_open = true;
-	to->failed = false;
 	q->waiting |= 1U << s;
 }
 
@@ -686,7 +685,6 @@ void dns_server_failed(struct dns *d, size_t s, int64_t now)
 {
 	if (d->state != DNS_ASKING || s >= d->conf.servers)
 		return;
-	d->server[s].failed = true;
 	d->server[s].udp_open = d->server[s].tcp_open = false;
 	for (size_t f = 0; f < 2; f++)
 		give_up(d, &d->family[f], s, "no name server could be reached");

@@ -60,7 +60,6 @@ struct dns_server {
 	bool udp_open, tcp_open; /* wishes */
 	bool send_a, send_aaaa; /* wishes: over tcp where tcp_open, else over udp; the driver clears each when
 	                           sent */
-	bool failed;            /* its socket failed since it was last asked */
 };
 
 /* A name as it goes over the wire (RFC 1035 §3.1): labels with their lengths, the root's empty one last. */

@@ -1,8 +1,10 @@
 /* iamcat: the command line, signals, and the loop. */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/select.h>
 #include <unistd.h>
 
 #include "bridge.h"
@@ -32,13 +34,35 @@ static void write_all(int fd, struct slice s)
 	}
 }
 
+/* Can a line be written without waiting? A pipe that nobody reads and a terminal that is held must not stop
+ * the loop. */
+static bool log_ready(void)
+{
+	fd_set fds;
+	FD_ZERO(&fds);
+	FD_SET(STDERR_FILENO, &fds);
+	return select(STDERR_FILENO + 1, NULL, &fds, NULL, &(struct timeval){0, 0}) != 0;
+}
+
 static void log_text(enum bridge_level level, struct slice text)
 {
 	static const char *const names[] = {" error ", " warn  ", " info  ", " debug "};
-	unsigned char mem[TEXT_BYTES];
+	static uint64_t lost;
+	unsigned char mem[PIPE_BUF]; /* a pipe that is ready takes so much */
 	struct buf line = BUF(mem);
 	if ((int)level > (int)config.log_level)
 		return;
+	if (!log_ready()) {
+		lost++;
+		return;
+	}
+	if (lost > 0) {
+		buf_put_time(&line, net_wall_us());
+		buf_put_str(&line, " warn  nobody read the log; lines lost: ");
+		buf_put_u64(&line, lost);
+		buf_put_byte(&line, '\n');
+		lost = 0;
+	}
 	buf_put_time(&line, net_wall_us());
 	buf_put_str(&line, names[level]);
 	buf_put_slice(&line, text);
@@ -106,11 +130,9 @@ static struct bridge_time now(void)
 	return (struct bridge_time){net_now_ms(), net_wall_us()};
 }
 
-static void run(void)
+static void run(const sigset_t *in_wait)
 {
-	sigset_t in_wait;
 	uint32_t random = 0;
-	set_up_signals(&in_wait);
 	net_random(&random, sizeof random); /* for jitter only: zero does no harm */
 	bridge_init(&bridge, &config.bridge, &tls, &anchors, random, now());
 	net_init(&net, bridge.link, BRIDGE_LINKS);
@@ -120,7 +142,7 @@ static void run(void)
 		int64_t wake_ms = bridge_step(&bridge, now());
 		write_bridge_log();
 		if (!net_move(&net) && !bridge_done(&bridge))
-			net_wait(&net, wake_ms, &in_wait);
+			net_wait(&net, wake_ms, in_wait);
 	}
 	log_text(LEVEL_INFO, slice_str("stopped"));
 }
@@ -187,7 +209,9 @@ static bool configure(const char *file)
 int main(int argc, char **argv)
 {
 	const char *file = NULL;
+	sigset_t in_wait;
 	fill_standard_descriptors();
+	set_up_signals(&in_wait);
 	for (int i = 1; i < argc; i++) {
 		const char *a = argv[i];
 		if (strcmp(a, "--help") == 0 || strcmp(a, "-h") == 0)
@@ -196,13 +220,13 @@ int main(int argc, char **argv)
 			return print_version();
 		if (strcmp(a, "-c") != 0)
 			return usage_error("unknown argument: ", a);
-		if (++i == argc)
+		if (++i == argc || argv[i][0] == 0)
 			return usage_error("-c needs a file name", "");
 		file = argv[i];
 	}
 	if (!configure(file))
 		return EXIT_CONFIG;
 	log_text(LEVEL_INFO, slice_str("iamcat " IAMCAT_VERSION));
-	run();
+	run(&in_wait);
 	return EXIT_OK;
 }

@@ -77,8 +77,9 @@ static void connect_next(struct net_peer *p, int64_t now_ms, int code)
 {
 	const struct resolve *host = p->host;
 	close_fd(p);
-	for (; p->at < host->addresses; p->at++) {
-		p->fd = resolve_connect(&host->address[p->at], p->link->port, SOCK_STREAM);
+	while (p->at < host->addresses) {
+		p->address = host->address[p->at++];
+		p->fd = resolve_connect(&p->address, p->link->port, SOCK_STREAM);
 		if (p->fd >= 0) {
 			p->step = PEER_CONNECT;
 			p->deadline_ms = now_ms + NET_CONNECT_MS;
@@ -89,14 +90,20 @@ static void connect_next(struct net_peer *p, int64_t now_ms, int code)
 	ended(p, LINK_REFUSED, code, errno_text(code));
 }
 
-/* The name look-up has come to an end? */
+/* Begins a look-up, unless another link's is under way or has brought addresses; has it come to an end? */
 static bool step_lookup(struct net_peer *p, int64_t now_ms)
 {
-	if (p->host->state == RESOLVE_FOUND)
+	uint32_t random;
+	bool begun = p->host->state == RESOLVE_NONE && net_random(&random, sizeof random);
+	if (begun)
+		resolve_begin(p->host, random, now_ms);
+	if (p->host->state == RESOLVE_NONE)
+		ended(p, LINK_REFUSED, 0, "the kernel has no random numbers yet");
+	else if (p->host->state == RESOLVE_FOUND)
 		connect_next(p, now_ms, 0);
 	else if (p->host->state == RESOLVE_FAILED)
 		ended(p, LINK_REFUSED, 0, p->host->why);
-	return p->step != PEER_LOOKUP;
+	return begun || p->step != PEER_LOOKUP;
 }
 
 /* TCP is there, or the next address is tried. True when something happened. */
@@ -109,13 +116,12 @@ static bool step_connect(struct net_peer *p, int64_t now_ms)
 	if (p->writable)
 		getsockopt(p->fd, SOL_SOCKET, SO_ERROR, &code, &size);
 	if (code != 0) {
-		p->at++;
 		connect_next(p, now_ms, code);
 		return true;
 	}
 	unsigned char entropy[TLS_ENTROPY_BYTES], text[64];
 	struct buf peer = BUF(text);
-	dns_put_address(&peer, &p->host->address[p->at]);
+	dns_put_address(&peer, &p->address);
 	if (p->link->tls != NULL && !net_random(entropy, sizeof entropy)) {
 		ended(p, LINK_REFUSED, 0,
 		        "the kernel has no random numbers yet, without which TLS is not safe");
@@ -123,6 +129,7 @@ static bool step_connect(struct net_peer *p, int64_t now_ms)
 	}
 	link_connected(p->link, buf_cstr(&peer), net_wall_us() / 1000000, entropy);
 	tls_wipe(entropy, sizeof entropy);
+	resolve_prefer(p->host, &p->address);
 	p->step = PEER_OPEN;
 	return true;
 }
@@ -193,14 +200,11 @@ static bool move_peer(struct net_peer *p, int64_t now_ms)
 		return true;
 	}
 	if (l->state == LINK_DOWN) {
-		uint32_t random = 0;
 		link_opening(l);
 		p->at = 0;
 		p->step = PEER_LOOKUP;
-		if (!net_random(&random, sizeof random))
-			ended(p, LINK_REFUSED, 0, "the kernel has no random numbers yet");
-		else
-			resolve_begin(p->host, random, now_ms);
+		if (p->host->state == RESOLVE_FAILED) /* of an earlier attempt */
+			resolve_forget(p->host);
 		return true;
 	}
 	switch (p->step) {

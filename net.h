@@ -15,10 +15,11 @@ struct net_peer {
 	struct link *link;
 	struct resolve *host;
 	enum { PEER_IDLE, PEER_LOOKUP, PEER_CONNECT, PEER_OPEN } step;
-	int fd;              /* -1: none */
-	size_t at;           /* the address that is being tried */
-	int64_t deadline_ms; /* of the attempt */
-	bool readable;       /* select said so, and nothing was read since */
+	int fd;                     /* -1: none */
+	size_t at;                  /* the address to try next */
+	struct dns_address address; /* the one that is being tried */
+	int64_t deadline_ms;        /* of the attempt */
+	bool readable;              /* select said so, and nothing was read since */
 	bool writable;
 	bool blocked; /* the socket takes no more bytes now */
 };

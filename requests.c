@@ -193,11 +193,16 @@ static void put_number(struct reading *r, const char *name, const char *fallback
 
 enum { VALUES_MAX = 123 }; /* Modbus Application Protocol V1.1b3, §6.12 */
 
+static bool is_space(unsigned char c)
+{
+	return c == ' ' || c == '\t' || c == '\n' || c == '\r';
+}
+
 static struct slice trim(struct slice s)
 {
-	while (s.n > 0 && s.p[0] == ' ')
+	while (s.n > 0 && is_space(s.p[0]))
 		s = (struct slice){s.p + 1, s.n - 1};
-	while (s.n > 0 && s.p[s.n - 1] == ' ')
+	while (s.n > 0 && is_space(s.p[s.n - 1]))
 		s.n--;
 	return s;
 }
@@ -258,17 +263,18 @@ static size_t put_values(struct reading *r)
 	return (size_t)n;
 }
 
-/* How many registers one value takes, by the bits at the end of its type's name (U16, S32, F64); 0: it can't
- * be told. */
+/* How many registers one value takes, by its type: letters and then the bits, as in U16, S32, F64. 0: it
+ * can't be told. */
 static size_t registers_of(struct reading *r)
 {
 	struct slice type = json_get(r->object, "type");
 	if (type.p == NULL)
 		return 1;
-	size_t end = type.n - 1, at = end; /* before the quote */
-	while (at > 0 && type.p[at - 1] >= '0' && type.p[at - 1] <= '9')
-		at--;
-	int64_t bits = slice_u64((struct slice){type.p + at, end - at}, 64);
+	size_t at = 1, end = type.n - 1; /* without the quotes */
+	while (at < end &&
+	        ((type.p[at] >= 'A' && type.p[at] <= 'Z') || (type.p[at] >= 'a' && type.p[at] <= 'z')))
+		at++;
+	int64_t bits = at > 1 ? slice_u64((struct slice){type.p + at, end - at}, 64) : 0;
 	return bits == 8 || bits == 16 ? 1 : bits == 32 ? 2 : bits == 64 ? 4 : 0;
 }
 

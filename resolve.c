@@ -84,6 +84,17 @@ void resolve_forget(struct resolve *r)
 		r->state = RESOLVE_NONE;
 }
 
+void resolve_prefer(struct resolve *r, const struct dns_address *a)
+{
+	size_t i = 0;
+	while (i < r->addresses && memcmp(&r->address[i], a, sizeof *a) != 0)
+		i++;
+	if (i == 0 || i == r->addresses)
+		return;
+	memmove(r->address + 1, r->address, i * sizeof *a);
+	r->address[0] = *a;
+}
+
 /* Reads a file of lines in pieces that end with a whole line, the first piece only when conf is given: into
  * *conf, or else looks r's name up in them. A line longer than a piece is passed over. */
 static void read_lines(const char *path, struct resolve *r, struct dns_conf *conf)

@@ -40,6 +40,9 @@ void resolve_begin(struct resolve *r, uint32_t random, int64_t now_ms);
 /* Forgets the addresses: the next resolve_begin looks again. */
 void resolve_forget(struct resolve *r);
 
+/* The address a works: if it is one of those, it is the first one from now on. */
+void resolve_prefer(struct resolve *r, const struct dns_address *a);
+
 /* Moves a look-up on; returns when it wants to be called again at the latest, INT64_MAX for never. */
 int64_t resolve_step(struct resolve *r, int64_t now_ms);
 

@@ -11,6 +11,7 @@ enum {
 	BACK_OFF_MS = 1000,   /* doubling up to */
 	BACK_OFF_MAX_MS = 60 * 1000,
 	SERVED_MS = 60 * 1000,     /* so long a service makes the next failure the first one */
+	RESERVED_BYTES = 16,       /* of what waits to be sent, for PINGREQ and DISCONNECT */
 	ACK_BYTES = 4,             /* of PUBACK and its kin */
 	REPEAT_LOG_MS = 60 * 1000, /* the same failure is logged once in this time */
 	DRAIN_MS = 5 * 1000,       /* stopping: for calls that run */
@@ -350,10 +351,11 @@ static void take_suback(struct bridge *b, const struct mqtt_packet *k)
 	enter(b, PHASE_SERVE, 0);
 }
 
-/* Room for acknowledgements: the rest is kept for the one PINGREQ that may wait, and DISCONNECT. */
+/* Room for acknowledgements: the rest is kept for PINGREQ, of which at most five wait, and DISCONNECT. */
 static size_t control_room(const struct bridge *b)
 {
-	return b->control.cap - b->control.n - 4;
+	size_t room = b->control.cap - b->control.n;
+	return room > RESERVED_BYTES ? room - RESERVED_BYTES : 0;
 }
 
 /* A PUBLISH from the broker. false: there is no room for what it brings, try again later. */
@@ -466,6 +468,8 @@ static void receive(struct bridge *b)
 		size_t n = s.n - skip < room ? s.n - skip : room;
 		memcpy(b->packet + b->packet_n, s.p + skip, n);
 		link_take(l, skip + n);
+		if (skip > 0)
+			b->skipped_ms = b->time.now_ms;
 		b->packet_skip -= skip;
 		b->packet_n += n;
 		b->received_ms = b->time.now_ms;
@@ -516,12 +520,20 @@ static void transmit(struct bridge *b)
 		b->unacknowledged_ms = b->time.now_ms;
 }
 
-/* When the next ping is due: half a keep-alive after either direction fell silent (MQTT-3.1.2.10 demands a
- * whole one of ours only), so that publishing alone never hides a dead broker. */
+static int64_t later(int64_t a, int64_t b)
+{
+	return a > b ? a : b;
+}
+
+/* When the next ping is due: half a keep-alive after either direction fell silent, so that publishing alone
+ * never hides a dead broker; while one waits for its answer, half a keep-alive after the last packet of ours
+ * (MQTT-3.1.2-23 demands one in a whole one). */
 static int64_t ping_due(const struct bridge *b)
 {
-	int64_t silent = b->sent_ms < b->received_ms ? b->sent_ms : b->received_ms;
-	return silent + b->config->keep_alive_s * 500;
+	int64_t half_ms = b->config->keep_alive_s * 500;
+	if (b->ping_ms != 0)
+		return later(b->sent_ms, b->ping_put_ms) + half_ms;
+	return (b->sent_ms < b->received_ms ? b->sent_ms : b->received_ms) + half_ms;
 }
 
 static void keep_alive(struct bridge *b)
@@ -529,13 +541,16 @@ static void keep_alive(struct bridge *b)
 	int64_t now = b->time.now_ms;
 	if (mqtt_outbox_unacknowledged(&b->outbox) == 0)
 		b->unacknowledged_ms = 0;
-	if (b->ping_ms != 0 && now - b->ping_ms >= REPLY_MS)
+	/* In the middle of a large packet the broker can't answer: its time begins anew with each piece. */
+	if (b->ping_ms != 0 && now - later(b->ping_ms, b->skipped_ms) >= REPLY_MS)
 		fail_broker(b, "the broker did not answer a ping", 0);
-	else if (b->unacknowledged_ms != 0 && now - b->unacknowledged_ms >= REPLY_MS)
+	else if (b->unacknowledged_ms != 0 && now - later(b->unacknowledged_ms, b->skipped_ms) >= REPLY_MS)
 		fail_broker(b, "the broker did not acknowledge a message", 0);
-	else if (b->ping_ms == 0 && now >= ping_due(b)) {
+	else if (now >= ping_due(b)) {
 		mqtt_put_pingreq(&b->control);
-		b->ping_ms = now;
+		b->ping_put_ms = now;
+		if (b->ping_ms == 0)
+			b->ping_ms = now;
 	}
 }
 
@@ -684,10 +699,11 @@ int64_t session_deadline(const struct bridge *b)
 		at += SETTLE_MS;
 	if (b->phase != PHASE_SERVE && b->phase != PHASE_DRAIN)
 		return at;
-	int64_t due = b->ping_ms != 0 ? b->ping_ms + REPLY_MS : ping_due(b);
-	if (due < at)
-		at = due;
-	if (b->unacknowledged_ms != 0 && b->unacknowledged_ms + REPLY_MS < at)
-		at = b->unacknowledged_ms + REPLY_MS;
+	int64_t due[] = {ping_due(b), later(b->ping_ms, b->skipped_ms) + REPLY_MS,
+	        later(b->unacknowledged_ms, b->skipped_ms) + REPLY_MS};
+	bool counts[] = {true, b->ping_ms != 0, b->unacknowledged_ms != 0};
+	for (size_t i = 0; i < sizeof due / sizeof due[0]; i++)
+		if (counts[i] && due[i] < at)
+			at = due[i];
 	return at;
 }

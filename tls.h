@@ -33,11 +33,11 @@ void tls_anchors_describe(struct buf *b);
 
 /* Reads PEM text (RFC 7468) with one or more certificates as the anchors: line breaks may be real ones, CRLF,
  * or the two characters \n (as an environment variable has them); text outside of the blocks is ignored.
- * Returns true, or false with a sentence in why that names the certificate's number ("certificate 2: …") and
- * a is left empty. A text without any certificate is an error, as are a block that ends too early, broken
- * base64, bytes that are no certificate, a key that is neither RSA nor EC on a supported curve, another PEM
- * type than CERTIFICATE in a BEGIN line (a private key, say), and a certificate that is not a CA. pem may be
- * fed in one piece only. */
+ * Returns true, or false with a sentence in why (at most 120 bytes) that names the certificate's number
+ * ("certificate 2: …") and a is left empty. A text without any certificate is an error, as are a block that
+ * ends too early, broken base64, bytes that are no certificate, a key that is neither RSA nor EC on a
+ * supported curve, another PEM type than CERTIFICATE in a BEGIN line (a private key, say), and a certificate
+ * that is not a CA. pem may be fed in one piece only. */
 bool tls_anchors_read(struct tls_anchors *a, struct slice pem, struct buf *why);
 
 struct tls {

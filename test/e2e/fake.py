@@ -354,8 +354,8 @@ class Connection:
         """Sends bytes at once; or with step so many in a TLS record each; or with tcp_step so many bytes of
         ciphertext in a TCP segment each."""
         self.handshake()
-        for at in range(0, len(data), step or max(len(data), 1)):
-            with self.order:
+        with self.order:
+            for at in range(0, len(data), step or max(len(data), 1)):
                 with self.tls_lock:
                     self.tls.write(data[at:at + step] if step else data)
                     cipher = self.outward.read()
@@ -385,11 +385,12 @@ class Connection:
 
     def end(self, notify: bool = True) -> None:
         """Closes in order; without notify as a cut cable's proxy does: TCP only."""
-        if notify and self.secured.is_set():
-            with self.tls_lock, contextlib.suppress(ssl.SSLError):
-                self.tls.unwrap()
-            self.flush()
-        self.peer.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # the client may have been faster
+            if notify and self.secured.is_set():
+                with self.tls_lock, contextlib.suppress(ssl.SSLError):
+                    self.tls.unwrap()
+                self.flush()
+            self.peer.shutdown(socket.SHUT_RDWR)
 
     def reset(self) -> None:
         """Ends with RST."""
@@ -478,10 +479,16 @@ GOOD_API = {
 }
 
 
+def hang(_request: Request) -> list[Any]:
+    """A route that never answers."""
+    return [HANG]
+
+
 class FakeApi(Server):
     """The gateway's API. A route's answer is bytes, or a function of the request that returns bytes or yields
-    pieces (CLOSE and RESET end the connection, HANG never answers); routes may be changed at any time. With keep_alive the
-    connection stays after a reply. `received` holds the requests that no take() has taken, `history` all."""
+    pieces (CLOSE and RESET end the connection, HANG never answers); routes may be changed at any time. With
+    keep_alive the connection stays after a reply. `received` holds the requests that no take() has taken,
+    `history` all."""
 
     def __init__(self, routes: dict[str, Any] | None = None, keep_alive: bool = False) -> None:
         super().__init__("scripted API")
@@ -667,10 +674,11 @@ class FakeDns(Server):
         self.udp.close()
 
 
-# ---------------------------------------------------------------------------------- iamcat between two of them
+# --------------------------------------------------------------------------------- iamcat between two of them
 
 READ = b'{"function_code": 3, "device_id": "A2332407312", "address": 10056}'
-LINE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6})Z (error|warn |info |debug) ([ -~]+)")  # of its log
+# A line of its log.
+LINE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6})Z (error|warn |info |debug) ([ -~]+)")
 
 
 class Scripted:
@@ -678,7 +686,7 @@ class Scripted:
 
     def __init__(self, lab: Any, *scripts: Callable[[Connection], Any], routes: dict[str, Any] | None = None,
                  deaf: str = "", **env: str) -> None:
-        """Started; the peer of the name deaf, broker or api, refuses connections until it is told to listen."""
+        """Started; the peer of the name deaf, broker or api, refuses connections until told to listen."""
         self.broker = lab.add(FakeBroker(lab.certificate, *scripts))
         self.api = lab.add(FakeApi(routes))
         if deaf:

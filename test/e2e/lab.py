@@ -370,7 +370,8 @@ class Operator:
         self.prefix = prefix
         self.answers, self.states = Inbox("answers"), Inbox("states")
         self.result: queue.Queue[str] = queue.Queue()
-        self.client = paho.Client(f"{user}-{random.getrandbits(64):x}")
+        self.client_id = f"{user}-{random.getrandbits(64):x}"
+        self.client = paho.Client(self.client_id)
         self.client.username_pw_set(user, password)
         self.client.tls_set_context(ssl.create_default_context(cadata=ca))
         self.client.reconnect_delay_set(0.1, 1)
@@ -536,7 +537,10 @@ class Lab(contextlib.ExitStack):
         """Someone who is connected and subscribed, with a token by the gateway."""
         operator = Operator(self.ca.cert, user, gateway.token(user), prefix)
         self.callback(operator.close)
-        return operator.connect(broker.port)
+        operator.connect(broker.port)
+        # The log may come later than the packet: then wait_subscribed would see this one as iamcat's.
+        broker.log.wait(f"Sending SUBACK to {operator.client_id}")
+        return operator
 
     def env(self, broker: Any, api: Any, **more: str) -> dict[str, str]:
         """iamcat's environment for a broker and an API: anything with a port."""
@@ -546,22 +550,21 @@ class Lab(contextlib.ExitStack):
 
     def iamcat(self, env: dict[str, str], *args: str, files: dict[str, str] | None = None,
                etc: dict[str, str] | None = None) -> Process:
-        """iamcat in a working directory of its own, with files there. etc are contents for files of /etc, as
-        this process alone sees them (needs root); they lie in the directory cat.etc, to be rewritten."""
+        """iamcat in a working directory of its own, with files there. etc are all files of /etc, as this
+        process alone sees it (needs root); they lie in the directory cat.etc, to be changed."""
         work = self.work_dir("iamcat")
         for name, text in (files or {}).items():
             (work / name).write_text(text)
         within = []
-        if etc:
+        if etc is not None:
             view = self.work_dir("etc")
             for name, text in etc.items():
                 (view / name).write_text(text)
-            mounts = "".join(f"mount --bind {view / name} /etc/{name} && " for name in etc)
-            within = ["unshare", "--mount", "sh", "-c", f'{mounts}exec "$@"', "sh"]
+            within = ["unshare", "--mount", "sh", "-c", f'mount --bind "{view}" /etc && exec "$@"', "sh"]
         passed = ("ASAN_OPTIONS", "UBSAN_OPTIONS", "GCOV_PREFIX", "GCOV_PREFIX_STRIP")
         env = {**{name: os.environ[name] for name in passed if name in os.environ}, **env}
         cat = self.start(Process, "iamcat", [IAMCAT, *args], work, env, within)
-        cat.work, cat.etc = work, view if etc else None
+        cat.work, cat.etc = work, None if etc is None else view
         return cat
 
     def bridge(self, *gateway_args: str, **env: str) -> types.SimpleNamespace:

@@ -160,6 +160,25 @@ static const char root_long[] = "-----BEGIN CERTIFICATE-----\n"
 static struct tls_anchors anchors, others; /* 170 kB each: too much for the stack */
 static char why_text[200];
 
+static bool kept(const struct tls_anchors *a, const unsigned char *p, size_t n)
+{
+	return n > 0 && p >= a->bytes && n <= a->used && p <= a->bytes + a->used - n;
+}
+
+/* All of them point into a->bytes. */
+static void must_be_kept(const struct tls_anchors *a)
+{
+	for (size_t i = 0; i < a->n; i++) {
+		const br_x509_pkey *k = &a->list[i].pkey;
+		assert_true(kept(a, a->list[i].dn.data, a->list[i].dn.len));
+		if (k->key_type == BR_KEYTYPE_EC)
+			assert_true(kept(a, k->key.ec.q, k->key.ec.qlen));
+		else
+			assert_true(kept(a, k->key.rsa.n, k->key.rsa.nlen) &&
+			            kept(a, k->key.rsa.e, k->key.rsa.elen));
+	}
+}
+
 /* Reads text, which lies against a guard page. why_text is the sentence, or "". */
 static bool read_anchors(struct tls_anchors *a, const char *text, size_t n)
 {
@@ -172,6 +191,7 @@ static bool read_anchors(struct tls_anchors *a, const char *text, size_t n)
 	assert_false(why.full);
 	assert_int_equal(ok, why.n == 0);
 	assert_int_equal(ok, a->n > 0);
+	must_be_kept(a);
 	return ok;
 }
 
@@ -407,25 +427,29 @@ static void embedded_roots(void **state)
 	        "  DigiCert TLS RSA4096 Root G5      expires 2046-01-14\n",
 	        "  DigiCert TLS ECC P384 Root G5     expires 2046-01-14\n",
 	};
-	char path[128], text[8192];
+	static char text[32768];
+	char path[128];
 	unsigned char described[512];
 	struct buf b = BUF(described);
 	int64_t last_s = 0;
-	size_t at = 0;
+	size_t at = 0, n = 0;
 	(void)state;
 	tls_anchors_embedded(&others);
 	tls_anchors_describe(&b);
 	assert_int_equal(others.n, 5);
 	for (size_t i = 0; i < 5; i++) {
 		sprintf(path, "/usr/share/ca-certificates/mozilla/DigiCert_%s.crt", files[i]);
-		assert_true(read_anchors(&anchors, text, read_file(text, sizeof text, path)));
-		if (anchors.n != 1 || !same_anchor(&anchors.list[0], &others.list[i]))
-			fail_msg("%s differs: run make roots", files[i]);
+		n += read_file(text + n, sizeof text - n, path);
 		assert_slice(((struct slice){described + at, strlen(lines[i])}), lines[i]);
 		at += strlen(lines[i]);
 		last_s = root_facts[i].until_s > last_s ? root_facts[i].until_s : last_s;
 	}
 	assert_int_equal(b.n, at);
+	assert_true(read_anchors(&anchors, text, n));
+	assert_int_equal(anchors.n, 5);
+	for (size_t i = 0; i < 5; i++)
+		if (!same_anchor(&anchors.list[i], &others.list[i]))
+			fail_msg("%s differs: run make roots", files[i]);
 	if (last_s - YEAR_S < time(NULL))
 		fail_msg("less than a year until the last of the embedded roots expires");
 }
@@ -576,7 +600,7 @@ static void shake_hands(const struct lab *c, size_t step)
 static void handshakes(void **state)
 {
 	static char long_host[300];
-	memset(long_host, 'a', sizeof long_host - 1);
+	memset(long_host, '1', sizeof long_host - 1);
 	const struct lab cases[] = {
 	        {.name = "EC", .chain = leaf},
 	        {.name = "RSA", .chain = leaf_rsa, .rsa = true},
@@ -771,7 +795,7 @@ static bool holds(struct slice s, const char *bytes, size_t n)
 
 static void hello(void **state)
 {
-	static const unsigned char other_entropy[TLS_ENTROPY_BYTES] = {4, 5, 6};
+	static const unsigned char other_entropy[TLS_ENTROPY_BYTES] = {1, 2, 3, [TLS_ENTROPY_BYTES - 1] = 1};
 	unsigned char first[1024];
 	(void)state;
 	must_read(&anchors, root);
@@ -827,7 +851,7 @@ static void words(void **state)
 	        {26, 26, "X25519"},
 	        {27, 27, "key file"},
 	        {28, 28, "digitalSignature"},
-	        {29, 29, "client certificate"},
+	        {29, 29, "turn that off"},
 	        {31, 32, "report"},
 	        {33, 34, "issued again"},
 	        {35, 35, "no certificate"},
@@ -846,19 +870,19 @@ static void words(void **state)
 	        {62, 62, "MQTT_ROOT_CA_FILE"},
 	        {63, 255, "unknown"},
 	        {256, 295, "log"},
-	        {296, 296, "TLS 1.2"},
-	        {297, 302, "client certificate"},
+	        {296, 296, "ChaCha20"},
+	        {297, 302, "turn that off"},
 	        {303, 303, "log"},
-	        {304, 305, "client certificate"},
+	        {304, 305, "turn that off"},
 	        {306, 325, "log"},
 	        {326, 326, "refuses TLS 1.2"},
-	        {327, 327, "TLS 1.2"},
+	        {327, 327, "ChaCha20"},
 	        {328, 335, "alert"},
 	        {336, 336, "of its own"},
 	        {337, 367, "alert"},
 	        {368, 368, "MQTT_BROKER_HOST"},
 	        {369, 371, "alert"},
-	        {372, 372, "client certificate"},
+	        {372, 372, "turn that off"},
 	        {373, 511, "alert"},
 	        {512, 767, "iamcat has ended"},
 	        {768, 768, "unknown"},
@@ -877,8 +901,7 @@ static void wiped(void **state)
 {
 	static const struct tls zero;
 	(void)state;
-	shake_hands(&(struct lab){.name = "to be wiped", .chain = leaf}, 100000);
-	assert_memory_not_equal(&client, &zero, sizeof zero);
+	memset(&client, 0xA5, sizeof client);
 	tls_end(&client);
 	assert_memory_equal(&client, &zero, sizeof zero);
 	unsigned char *p = guarded_copy("abcd", 4);
