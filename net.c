@@ -58,7 +58,7 @@ static void close_fd(struct net_peer *p)
 	if (p->fd >= 0)
 		close(p->fd);
 	p->fd = -1;
-	p->readable = p->writable = p->blocked = false;
+	p->readable = p->writable = p->blocked = p->broken = false;
 }
 
 /* The link has ended by itself. Its host's addresses are looked up again, unless a plain server has just said
@@ -140,11 +140,15 @@ static bool send_bytes(struct net_peer *p)
 	size_t n;
 	const unsigned char *from;
 	p->blocked = p->blocked && !p->writable;
-	while (!p->blocked && (from = link_send_buf(p->link, &n)) != NULL) {
+	while (!p->blocked && !p->broken && (from = link_send_buf(p->link, &n)) != NULL) {
 		ssize_t sent = send(p->fd, from, n, MSG_NOSIGNAL);
 		if (sent < 0 && errno == EAGAIN) {
 			p->blocked = true;
 			p->writable = false;
+		} else if (sent < 0 && (errno == EPIPE || errno == ECONNRESET) &&
+		           link_recv_buf(p->link, &n)) {
+			p->broken = p->readable = true; /* why it ended is in what can still be received */
+			return moved;
 		} else if (sent < 0 && errno != EINTR) {
 			ended(p, LINK_LOST, errno, errno_text(errno));
 			return true;
@@ -160,15 +164,19 @@ static bool receive_bytes(struct net_peer *p)
 {
 	size_t n;
 	unsigned char *to = p->readable ? link_recv_buf(p->link, &n) : NULL;
+	if (to == NULL && p->broken && link_read(p->link).n == 0) {
+		ended(p, LINK_LOST, EPIPE, errno_text(EPIPE));
+		return true;
+	}
 	if (to == NULL)
 		return false;
 	ssize_t got = recv(p->fd, to, n, 0);
-	p->readable = false;
+	p->readable = p->broken; /* to its end */
 	if (got > 0)
 		link_recv_ack(p->link, (size_t)got);
 	else if (got == 0)
 		ended(p, LINK_EOF, 0, "the server closed the connection");
-	else if (errno == EAGAIN || errno == EINTR)
+	else if ((errno == EAGAIN && !p->broken) || errno == EINTR)
 		return false;
 	else
 		ended(p, LINK_LOST, errno, errno_text(errno));

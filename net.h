@@ -22,6 +22,7 @@ struct net_peer {
 	bool readable;              /* select said so, and nothing was read since */
 	bool writable;
 	bool blocked; /* the socket takes no more bytes now */
+	bool broken;  /* nor ever: what has arrived is read to its end */
 };
 
 struct net {

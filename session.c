@@ -62,11 +62,13 @@ static void fail(struct bridge *b, const char *where, const char *why, int code)
 		buf_put_u64(log, b->failure_repeats + 1);
 		buf_put_str(log, ". time");
 	}
-	buf_put_str(log, "; trying again in ");
-	buf_put_i64(log, wait / 1000);
-	buf_put_byte(log, '.');
-	buf_put_i64(log, wait / 100 % 10);
-	buf_put_str(log, " s");
+	if (!b->stopping) {
+		buf_put_str(log, "; trying again in ");
+		buf_put_i64(log, wait / 1000);
+		buf_put_byte(log, '.');
+		buf_put_i64(log, wait / 100 % 10);
+		buf_put_str(log, " s");
+	}
 	log_end(b);
 	b->failure_repeats = b->failure_why == why ? b->failure_repeats + 1 : 1;
 	if (!repeated)
@@ -135,7 +137,7 @@ static const char *take_member(struct slice body, const char *name, char *out, s
 	buf_cstr(&text);
 	if (text.full || memchr(text.p, 0, text.n) != NULL) {
 		out[0] = 0;
-		return "the text in the reply is too long";
+		return "the text in the reply is too long, or has a NUL in it";
 	}
 	return NULL;
 }
@@ -217,14 +219,19 @@ static void dial(struct bridge *b)
  * in its phase for the connections that it needs to be free. */
 static void begin(struct bridge *b)
 {
+	bool ready = b->serial[0] != 0 && b->config->has_login; /* nothing to ask the API for */
+	if (broker(b)->state != LINK_DOWN)
+		return;
+	if (ready) {
+		dial(b);
+		return;
+	}
 	b->identity = api_idle(b);
-	if (broker(b)->state != LINK_DOWN || b->identity == NULL)
+	if (b->identity == NULL)
 		return;
 	if (b->serial[0] == 0) {
 		api_start(b->identity, slice_str("/api/crypto"), (struct slice){NULL, 0}, b->time.now_ms);
 		enter(b, PHASE_SERIAL, INT64_C(1) << 40);
-	} else if (b->config->has_login) {
-		dial(b);
 	} else {
 		ask_token(b);
 	}
