@@ -166,8 +166,7 @@ struct bridge {
 	/* the requests (requests.c) */
 	struct queue requests;
 	uint32_t last_request;
-	struct api
-	        call[BRIDGE_CALLS]; /* call[0] also gets serial number and token, before there are requests */
+	struct api call[BRIDGE_CALLS];
 
 	/* the state (bridge.c) */
 	struct api state;

@@ -560,7 +560,9 @@ static bool take_reply(struct bridge *b, const struct api *call, struct answer *
 		if (words.n > 0)
 			buf_put_str(sentence, ": ");
 		if (words.n > 1000)
-			words.n = 1000;
+			for (words.n = 1000;
+			        (words.p[words.n] & 0xc0) == 0x80;) /* not inside of a character */
+				words.n--;
 		buf_put_slice(sentence, words);
 	} else if ((why = json_check(call->reply.body, true, &at)) != NULL) {
 		a->error = ERROR_API_INVALID_REPLY;

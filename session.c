@@ -500,7 +500,8 @@ static size_t next_bytes(struct bridge *b, unsigned char *p, size_t room)
 		}
 		return n;
 	}
-	if (b->phase == PHASE_HELLO || b->phase == PHASE_SUBSCRIBE)
+	if (b->phase != PHASE_SERVE &&
+	        b->phase != PHASE_DRAIN) /* nothing follows DISCONNECT (MQTT-3.14.4-2) */
 		return 0;
 	return mqtt_outbox_send(&b->outbox, p, room);
 }

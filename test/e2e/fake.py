@@ -587,7 +587,7 @@ def dns_query(raw: bytes, tcp: bool, port: int) -> Query:
         raise LabError(f"not one question: {raw!r}")
     at, labels = 12, []
     while raw[at]:
-        labels.append(raw[at + 1:at + 1 + raw[at]].decode())
+        labels.append(raw[at + 1:at + 1 + raw[at]].decode(errors="backslashreplace"))
         at += 1 + raw[at]
     kind, _class = struct.unpack(">HH", raw[at + 1:at + 5])
     return Query(id=number, name=".".join(labels), kind=kind, question=raw[12:at + 5], tcp=tcp, port=port,

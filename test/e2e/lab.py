@@ -560,7 +560,10 @@ class Lab(contextlib.ExitStack):
             view = self.work_dir("etc")
             for name, text in etc.items():
                 (view / name).write_text(text)
-            within = ["unshare", "--mount", "sh", "-c", f'mount --bind "{view}" /etc && exec "$@"', "sh"]
+            # In a chroot, whose / is no mount point, unshare can't make the new namespace private as a whole.
+            apart = f'mount --bind /etc /etc && mount --make-private /etc && mount --bind "{view}" /etc && exec "$@"'
+            whole = subprocess.run(["unshare", "--mount", "true"], stderr=subprocess.DEVNULL).returncode == 0
+            within = ["unshare", "--mount", *([] if whole else ["--propagation", "unchanged"]), "sh", "-c", apart, "sh"]
         passed = ("ASAN_OPTIONS", "UBSAN_OPTIONS", "GCOV_PREFIX", "GCOV_PREFIX_STRIP")
         env = {**{name: os.environ[name] for name in passed if name in os.environ}, **env}
         cat = self.start(Process, "iamcat", [IAMCAT, *args], work, env, within)
