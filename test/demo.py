@@ -40,7 +40,7 @@ def quiet() -> None:
     """From here on nothing interrupts, so that the cleaning up is done whole."""
     signal.setitimer(signal.ITIMER_REAL, 0)
     for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda *_: None)
 
 
 def too_late(_number: int, _frame: Any) -> None:
