@@ -191,6 +191,9 @@ static void mistake(struct reader *r, size_t v, const struct buf *why)
 	}
 	buf_put_str(r->errors, ": ");
 	buf_put_slice(r->errors, buf_slice(why));
+	/* docker's --env-file leaves them in place */
+	if (r->found[v].line == 0 && kind != PEM && s.n > 0 && (s.p[0] == '"' || s.p[0] == '\''))
+		buf_put_str(r->errors, "; leave out the quotes around it, here they are part of it");
 	buf_put_str(r->errors, "\n");
 }
 
@@ -265,8 +268,6 @@ static bool take_host(const struct variable *v, char *to, struct slice s, struct
 		        "without a path; the port goes into ", v[1].name);
 	else if (colon && (s.p[0] == '[' || !memchr(colon + 1, ':', (size_t)(s.p + s.n - colon) - 1)))
 		SAY(why, "expected only the host name or IP address; the port goes into ", v[1].name);
-	else if (s.p[0] == '"' || s.p[0] == '\'') /* docker's --env-file leaves them in place */
-		SAY(why, "expected a host name or an IP address without quotes around it");
 	else
 		SAY(why, "expected a host name or an IP address");
 	return false;

@@ -84,10 +84,15 @@ void resolve_forget(struct resolve *r)
 		r->state = RESOLVE_NONE;
 }
 
+static bool same_address(const struct dns_address *a, const struct dns_address *b)
+{
+	return a->size == b->size && a->scope == b->scope && memcmp(a->ip, b->ip, a->size) == 0;
+}
+
 void resolve_prefer(struct resolve *r, const struct dns_address *a)
 {
 	size_t i = 0;
-	while (i < r->addresses && memcmp(&r->address[i], a, sizeof *a) != 0)
+	while (i < r->addresses && !same_address(&r->address[i], a))
 		i++;
 	if (i == 0 || i == r->addresses)
 		return;

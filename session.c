@@ -166,6 +166,7 @@ static void take_serial(struct bridge *b)
 	make_topic(b, b->topic_request, sizeof b->topic_request, "/modbus/request");
 	make_topic(b, b->topic_response, sizeof b->topic_response, "/modbus/response");
 	make_topic(b, b->topic_state, sizeof b->topic_state, "/state");
+	b->state_due = b->state.state != API_BUSY; /* one that came before had no topic to go to */
 	struct buf *log = log_begin(b, LEVEL_INFO);
 	buf_put_str(log, "gateway ");
 	buf_put_str(log, b->serial);
