@@ -12,7 +12,7 @@ ALL_CFLAGS = $(BASE) -ffunction-sections -fdata-sections -fstack-protector-stron
 	$(if $(BUILD_TIME),-DIAMCAT_BUILD_TIME=$(BUILD_TIME)) $(CFLAGS)
 SANITIZE := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 
-SRC := iamcat.c config.c net.c resolve.c bridge.c session.c requests.c api.c link.c tls.c mqtt.c http.c dns.c json.c \
+SRC := iamcat.c config.c net.c resolve.c bridge.c session.c requests.c api.c link.c tls.c cert.c mqtt.c http.c dns.c json.c \
 	queue.c buf.c
 
 ifndef V
@@ -22,7 +22,7 @@ endif
 all: iamcat
 
 iamcat: $(SRC:%.c=build/%.o)
-	$(call Q,link   )$(CC) $(CFLAGS) $(LDFLAGS) -Wl,--gc-sections -o $@ $^ -lbearssl
+	$(call Q,link   )$(CC) $(CFLAGS) $(LDFLAGS) -Wl,--gc-sections -Wl,-z,relro,-z,now -o $@ $^ -lbearssl
 
 build/%.o: %.c Makefile | build
 	$(call Q,compile)$(CC) $(ALL_CFLAGS) -c -o $@ $<
@@ -30,12 +30,16 @@ build/%.o: %.c Makefile | build
 # --- set-up: what is missing of Debian's packages ---
 BUILD_PACKAGES := gcc libc6-dev libbearssl-dev libjsmn-dev
 TEST_PACKAGES := $(BUILD_PACKAGES) libcmocka-dev libmodbus-dev mosquitto mosquitto-clients mosquitto-dev libmosquitto-dev libssl-dev openssl \
-	ca-certificates python3 python3-pytest python3-pytest-xdist python3-paho-mqtt iproute2
+	ca-certificates python3 python3-pytest python3-pytest-xdist python3-paho-mqtt iproute2 gnutls-bin faketime
+COUNT_PACKAGES := $(BUILD_PACKAGES) openssl valgrind
+FUZZ_PACKAGES := $(BUILD_PACKAGES) clang libclang-rt-14-dev
 LINT_PACKAGES := clang clang-format cppcheck clang-tools
 
 deps: PACKAGES := $(TEST_PACKAGES)
 lint-deps: PACKAGES := $(LINT_PACKAGES)
-deps lint-deps:
+count-deps: PACKAGES := $(COUNT_PACKAGES)
+fuzz-deps: PACKAGES := $(FUZZ_PACKAGES)
+deps lint-deps count-deps fuzz-deps:
 	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q ' installed' || echo $$p; done); \
 	[ -z "$$missing" ] || { echo "  installing" $$missing; as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
 	export DEBIAN_FRONTEND=noninteractive; $$as_root apt-get update -qq && \
@@ -73,8 +77,19 @@ test: deps
 	@$(MAKE) --no-print-directory -j2 iamcat build/san/iamcat $(TOOLS) $(UNIT)
 	@PYTHON=$(PYTHON) test/run $(UNIT)
 
+# What a TLS handshake costs, full and resumed; fails when it is over its budget.
+count: count-deps
+	@CC="$(CC)" test/count/run
+
+# Every parser against random input: make fuzz SECONDS=n, TARGETS="cert pem" for some of them.
+SECONDS ?= 60
+fuzz: fuzz-deps
+	@test/fuzz/run $(SECONDS) $(TARGETS)
+
 # The embedded roots, from Debian's ca-certificates.
-build/test/roots: LIBS := -lbearssl
+ROOTS_NEEDS := cert.c dns.c buf.c
+build/test/roots: LIBS := $(ROOTS_NEEDS) -lbearssl
+build/test/roots: $(ROOTS_NEEDS)
 roots: build/test/roots
 	build/test/roots > build/roots.h && mv build/roots.h roots.h
 
@@ -99,4 +114,4 @@ clean:
 	rm -rf build dist iamcat
 
 -include $(wildcard build/*.d build/*/*.d)
-.PHONY: all deps lint-deps demo test roots lint lint-clang lint-cppcheck lint-analyzer clean
+.PHONY: all deps lint-deps count-deps fuzz-deps demo test count fuzz roots lint lint-clang lint-cppcheck lint-analyzer clean

@@ -82,6 +82,12 @@ struct api *api_idle(struct bridge *b)
 	return NULL;
 }
 
+void api_wipe(struct api *a)
+{
+	struct buf *in = &a->link->in;
+	tls_wipe(in->p, a->link->received < in->cap ? (size_t)a->link->received : in->cap);
+}
+
 bool api_succeeded(const struct api *a)
 {
 	return a->reply.status >= 200 && a->reply.status <= 299;

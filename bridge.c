@@ -212,6 +212,8 @@ void bridge_init(struct bridge *b, const struct bridge_config *config, struct tl
 	b->link[LINK_BROKER].host = config->broker_host;
 	b->link[LINK_BROKER].port = config->broker_port;
 	b->link[LINK_BROKER].tls = tls;
+	b->link[LINK_BROKER].server_name =
+	        config->tls_server_name[0] != 0 ? config->tls_server_name : config->broker_host;
 	b->link[LINK_BROKER].anchors = anchors;
 	init_api(b, &b->state, 0);
 	for (size_t i = 0; i < BRIDGE_CALLS; i++)

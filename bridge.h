@@ -40,6 +40,8 @@ enum bridge_dates { DATES_AUTO, DATES_NUMERIC, DATES_ISO8601 };
 struct bridge_config {
 	char broker_host[BRIDGE_HOST_BYTES];
 	uint16_t broker_port;
+	char tls_server_name[BRIDGE_HOST_BYTES]; /* what the certificate must be valid for; "" for broker_host
+	                                          */
 	char api_host[BRIDGE_HOST_BYTES];
 	uint16_t api_port;
 	char user_name[BRIDGE_TEXT_BYTES];  /* with password: instead of serial number and token; "" for none
@@ -146,6 +148,7 @@ struct bridge {
 	char serial[BRIDGE_SERIAL_BYTES];
 	char token[BRIDGE_SECRET_BYTES]; /* secret; wiped when CONNECT was written */
 	enum bridge_dates dates;         /* the form that the next token uses: never DATES_AUTO */
+	bool clock_wrong;                /* the clock was before the build when last looked at */
 	bool shared_prefix; /* no {serial} in the prefix: other gateways hear the same requests */
 	char topic_request[BRIDGE_TEXT_BYTES + 64], topic_response[BRIDGE_TEXT_BYTES + 64],
 	        topic_state[BRIDGE_TEXT_BYTES + 64];

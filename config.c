@@ -20,11 +20,11 @@ struct variable {
 };
 
 /* The places of those rows that the code names. */
-enum { BROKER_HOST, ROOT_CA = 4, ROOT_CA_FILE, USERNAME, PASSWORD, PASSWORD_FILE, VARIABLES = 18 };
+enum { BROKER_HOST, ROOT_CA = 4, ROOT_CA_FILE, TLS_NAME, USERNAME, PASSWORD, PASSWORD_FILE, VARIABLES = 19 };
 
 #define FIELD(f) offsetof(struct config, f), sizeof(((struct config *)0)->f)
 
-/* Behind a host stands its port, see take_host. */
+/* Behind a host stands its port where it has one, see take_host. */
 static const struct variable variables[VARIABLES] = {
         [BROKER_HOST] = {"MQTT_BROKER_HOST", NULL, HOST, FIELD(bridge.broker_host), 1, 253,
                 "the broker's name or IP address (required)"},
@@ -36,6 +36,8 @@ static const struct variable variables[VARIABLES] = {
                 "trusted roots as PEM (default: embedded DigiCert ones)"},
         [ROOT_CA_FILE] = {"MQTT_ROOT_CA_FILE", NULL, TEXT, FIELD(root_ca_file), 1, CONFIG_PATH_BYTES - 1,
                 "the same from a file"},
+        [TLS_NAME] = {"MQTT_TLS_SERVER_NAME", NULL, HOST, FIELD(bridge.tls_server_name), 1, 253,
+                "in its certificate (default: MQTT_BROKER_HOST)"},
         [USERNAME] = {"MQTT_USERNAME", NULL, TEXT, FIELD(bridge.user_name), 1, BRIDGE_TEXT_BYTES - 1,
                 "for the broker, instead of serial number and JWT"},
         [PASSWORD] = {"MQTT_PASSWORD", NULL, SECRET, FIELD(bridge.password), 1, BRIDGE_SECRET_BYTES - 1,
@@ -95,15 +97,15 @@ static void wipe_text(void)
 
 /* Appends a file to text. Returns false with the reason in why; error is its errno, EFBIG when the file does
  * not fit. */
-static bool read_file(const char *path, struct slice *s, int *error, struct buf *why)
+static bool read_file(const char *path, int flags, struct slice *s, int *error, struct buf *why)
 {
 	static const struct {
 		int error;
 		const char *reason;
 	} reasons[] = {{ENOENT, "no such file"}, {EACCES, "permission denied"}, {EISDIR, "it is a directory"},
 	        {ENOTDIR, "a part of its path is no directory"}, {ELOOP, "too many symbolic links"},
-	        {EFBIG, "it is too large"}};
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	        {EFBIG, "it is too large"}, {EAGAIN, "it is a pipe that nobody fills"}};
+	int fd = open(path, O_RDONLY | O_CLOEXEC | flags);
 	ssize_t n = fd < 0 ? -1 : 1;
 	*s = (struct slice){text + text_n, 0};
 	while (fd >= 0 && (n > 0 || (n < 0 && errno == EINTR))) {
@@ -257,6 +259,7 @@ static bool take_host(const struct variable *v, char *to, struct slice s, struct
 	struct dns_address ip;
 	const unsigned char *colon = memchr(s.p, ':', s.n);
 	bool address = s.n <= v->max && dns_read_address(s, &ip);
+	const char *port = v[1].kind == NUMBER ? v[1].name : "MQTT_BROKER_PORT";
 	if (address && s.p[0] == '[')
 		s = (struct slice){s.p + 1, s.n - 2};
 	if (address || is_host_name(s)) {
@@ -265,9 +268,9 @@ static bool take_host(const struct variable *v, char *to, struct slice s, struct
 	}
 	if (has(s, "/"))
 		SAY(why, "expected only the host name or IP address, without mqtts:// or the like and ",
-		        "without a path; the port goes into ", v[1].name);
+		        "without a path; the port goes into ", port);
 	else if (colon && (s.p[0] == '[' || !memchr(colon + 1, ':', (size_t)(s.p + s.n - colon) - 1)))
-		SAY(why, "expected only the host name or IP address; the port goes into ", v[1].name);
+		SAY(why, "expected only the host name or IP address; the port goes into ", port);
 	else
 		SAY(why, "expected a host name or an IP address");
 	return false;
@@ -400,16 +403,17 @@ static bool both(struct reader *r, size_t v)
 	return true;
 }
 
-static bool read_anchors(const char *path, struct tls_anchors *a, struct buf *why)
+static bool read_anchors(const char *path, int flags, struct tls_anchors *a, struct buf *why)
 {
 	struct slice pem;
 	int error;
-	return read_file(path, &pem, &error, why) && tls_anchors_read(a, pem, why);
+	return read_file(path, flags, &pem, &error, why) && tls_anchors_read(a, pem, why);
 }
 
 bool config_read_anchors(const struct config *c, struct tls_anchors *a, struct buf *why)
 {
-	bool ok = c->root_ca_file[0] == 0 || read_anchors(c->root_ca_file, a, why);
+	/* While the program runs, a pipe must not stop it. */
+	bool ok = c->root_ca_file[0] == 0 || read_anchors(c->root_ca_file, O_NONBLOCK, a, why);
 	wipe_text();
 	return ok;
 }
@@ -428,7 +432,7 @@ static void take_anchors(struct reader *r, struct tls_anchors *a)
 			return;
 		buf_put_str(&why, "; expected certificates as PEM text (a path goes into MQTT_ROOT_CA_FILE)");
 		mistake(r, ROOT_CA, &why);
-	} else if (r->c->root_ca_file[0] && !read_anchors(r->c->root_ca_file, a, &why)) {
+	} else if (r->c->root_ca_file[0] && !read_anchors(r->c->root_ca_file, 0, a, &why)) {
 		buf_put_str(&why, "; expected a file with certificates as PEM text");
 		mistake(r, ROOT_CA_FILE, &why);
 	} else if (!given(r, ROOT_CA_FILE)) {
@@ -453,7 +457,7 @@ static void take_login(struct reader *r)
 	if (two || r->c->password_file[0] == 0)
 		return;
 	why = BUF(memory);
-	if (read_file(r->c->password_file, &s, &error, &why)) {
+	if (read_file(r->c->password_file, 0, &s, &error, &why)) {
 		if (s.n > 0 && s.p[s.n - 1] == '\n')
 			s.n -= s.n > 1 && s.p[s.n - 2] == '\r' ? 2 : 1;
 		if (s.n > 0 && s.n < BRIDGE_SECRET_BYTES && !memchr(s.p, 0, s.n)) {
@@ -627,7 +631,7 @@ bool config_read(struct config *c, struct tls_anchors *a, const char *file, char
 	memset(c, 0, sizeof *c);
 	buf_put_escaped(&shown, slice_str(file ? file : "mqtt.env"), CONFIG_PATH_BYTES);
 	r.file = buf_cstr(&shown);
-	bool ok = read_file(file ? file : "mqtt.env", &s, &error, &why);
+	bool ok = read_file(file ? file : "mqtt.env", 0, &s, &error, &why);
 	if (ok && memchr(s.p, 0, s.n))
 		ok = refuse(&why, "has a NUL byte");
 	r.n = ok ? s.n : 0;

@@ -31,6 +31,9 @@ void api_finish(struct api *a);
 /* One of b->call that is API_IDLE, NULL when there is none. */
 struct api *api_idle(struct bridge *b);
 
+/* Wipes the reply, which may be a token, wherever in the link's memory its bytes have been. */
+void api_wipe(struct api *a);
+
 /* After API_DONE: is the status 2xx? */
 bool api_succeeded(const struct api *a);
 

@@ -4,6 +4,8 @@
 #include <limits.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/select.h>
 #include <unistd.h>
 
@@ -15,7 +17,7 @@
 enum { EXIT_OK = 0, EXIT_CONFIG = 2, TEXT_BYTES = 8192 };
 
 static struct config config;
-static struct tls_anchors anchors;
+static struct tls_anchors anchors[2]; /* one is used, the other is read into */
 static struct tls tls;
 static struct bridge bridge;
 static struct net net;
@@ -125,6 +127,38 @@ static void fill_standard_descriptors(void)
 
 /* --- the loop --- */
 
+/* Before each connection to the broker: MQTT_ROOT_CA_FILE may have changed, so that a root can be rolled over
+ * while the program runs. A file that is no good now leaves the last good anchors in place. */
+static void renew_anchors(void)
+{
+	static bool failing;
+	unsigned char mem[512];
+	struct buf line = BUF(mem);
+	struct link *broker = &bridge.link[LINK_BROKER];
+	struct tls_anchors *fresh = broker->anchors == &anchors[0] ? &anchors[1] : &anchors[0];
+	if (config.root_ca_file[0] == 0 || !broker->open || broker->state != LINK_DOWN)
+		return;
+	buf_put_str(&line, "MQTT_ROOT_CA_FILE: ");
+	bool good = config_read_anchors(&config, fresh, &line);
+	if (good && !tls_anchors_same(fresh, broker->anchors)) {
+		broker->anchors = fresh;
+		tls_forget(&tls);
+		log_text(LEVEL_INFO,
+		        slice_str("MQTT_ROOT_CA_FILE has changed: its certificates are trusted from now on"));
+	} else if (!good && !failing) {
+		buf_put_str(&line, "; the certificates that were read before stay trusted");
+		log_text(LEVEL_WARN, buf_slice(&line));
+	}
+	failing = !good;
+}
+
+/* What is in memory may be a token, a password or a TLS key: it must not end up in a file. */
+static void forbid_core_dumps(void)
+{
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+}
+
 static struct bridge_time now(void)
 {
 	return (struct bridge_time){net_now_ms(), net_wall_us()};
@@ -134,17 +168,20 @@ static void run(const sigset_t *in_wait)
 {
 	uint32_t random = 0;
 	net_random(&random, sizeof random); /* for jitter only: zero does no harm */
-	bridge_init(&bridge, &config.bridge, &tls, &anchors, random, now());
+	bridge_init(&bridge, &config.bridge, &tls, &anchors[0], random, now());
 	net_init(&net, bridge.link, BRIDGE_LINKS);
 	while (!bridge_done(&bridge)) {
 		if (stop_signal != 0)
 			bridge_stop(&bridge);
 		int64_t wake_ms = bridge_step(&bridge, now());
 		write_bridge_log();
+		renew_anchors();
 		if (!net_move(&net) && !bridge_done(&bridge))
 			net_wait(&net, wake_ms, in_wait);
 	}
 	log_text(LEVEL_INFO, slice_str("stopped"));
+	tls_forget(&tls);
+	tls_wipe(&config, sizeof config);
 }
 
 /* --- the command line --- */
@@ -196,7 +233,7 @@ static bool configure(const char *file)
 {
 	static unsigned char error_mem[TEXT_BYTES], warning_mem[TEXT_BYTES];
 	struct buf errors = BUF(error_mem), warnings = BUF(warning_mem);
-	bool good = config_read(&config, &anchors, file, environ, &errors, &warnings);
+	bool good = config_read(&config, &anchors[0], file, environ, &errors, &warnings);
 	if (!good)
 		config.log_level = CONFIG_INFO;
 	log_lines(LEVEL_WARN, buf_slice(&warnings));
@@ -224,6 +261,7 @@ int main(int argc, char **argv)
 			return usage_error("-c needs a file name", "");
 		file = argv[i];
 	}
+	forbid_core_dumps();
 	if (!configure(file))
 		return EXIT_CONFIG;
 	log_text(LEVEL_INFO, slice_str("iamcat " IAMCAT_VERSION));

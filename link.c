@@ -62,6 +62,7 @@ void link_opening(struct link *l)
 	l->transport = false;
 	l->tls_failed = false;
 	l->why = NULL;
+	l->detail.n = 0;
 	l->code = 0;
 	l->peer[0] = 0;
 	l->received = 0;
@@ -76,9 +77,13 @@ static void look_at_tls(struct link *l)
 		l->tls_failed = l->code != 0;
 		l->end = l->state == LINK_OPENING ? LINK_REFUSED : l->tls_failed ? LINK_LOST : LINK_EOF;
 		l->why = l->tls_failed ? tls_why(l->tls) : "the server ended the connection";
+		l->detail = tls_detail(l->tls);
+		if (l->end == LINK_REFUSED)
+			tls_refused(l->tls);
 		l->state = LINK_ENDED;
 	} else if (l->state == LINK_OPENING && (state & BR_SSL_SENDAPP) != 0) {
 		l->state = LINK_UP;
+		tls_established(l->tls, l->wall_s);
 	}
 }
 
@@ -88,10 +93,13 @@ void link_connected(struct link *l, const char *peer, int64_t wall_s, const unsi
 	buf_put_str(&b, peer);
 	(void)buf_cstr(&b);
 	l->transport = true;
-	if (l->tls != NULL)
-		tls_begin(l->tls, l->host, l->anchors, wall_s, entropy);
-	else
+	l->wall_s = wall_s;
+	if (l->tls == NULL) {
 		l->state = LINK_UP;
+		return;
+	}
+	tls_begin(l->tls, l->server_name, l->anchors, wall_s, entropy);
+	look_at_tls(l);
 }
 
 void link_ended(struct link *l, enum link_end end, const char *why, int code)
@@ -100,6 +108,8 @@ void link_ended(struct link *l, enum link_end end, const char *why, int code)
 		return;
 	if (l->tls != NULL && end == LINK_EOF)
 		end = LINK_LOST;
+	if (l->tls != NULL && l->transport && l->state == LINK_OPENING)
+		tls_refused(l->tls);
 	l->end = l->state == LINK_OPENING ? LINK_REFUSED : end;
 	l->why = why;
 	l->code = code;

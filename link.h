@@ -26,7 +26,8 @@ struct link {
 	/* Set once by the core. Strings and memory outlive the link. */
 	const char *host; /* name or address literal */
 	uint16_t port;
-	struct tls *tls; /* NULL: plain */
+	struct tls *tls;         /* NULL: plain */
+	const char *server_name; /* TLS: what the certificate must be valid for */
 	const struct tls_anchors *anchors;
 	struct buf in, out; /* plain links only: received and not yet taken; to be sent */
 
@@ -36,13 +37,15 @@ struct link {
 
 	/* The fact */
 	enum link_state state;
-	bool transport;    /* while opening: TCP is there, TLS is under way */
-	enum link_end end; /* when LINK_ENDED */
-	const char *why;   /* when LINK_ENDED: a static sentence */
-	int code;          /* the number behind it: errno, or BearSSL's when tls_failed; 0 for none */
+	bool transport;      /* while opening: TCP is there, TLS is under way */
+	enum link_end end;   /* when LINK_ENDED */
+	const char *why;     /* when LINK_ENDED: a static sentence */
+	struct slice detail; /* more about why, of this end; valid until it is opened again */
+	int code;            /* the number behind it: errno, or BearSSL's when tls_failed; 0 for none */
 	bool tls_failed;
 	char peer[64];     /* the peer's address as text, "" when it is not known */
 	uint64_t received; /* bytes that came from the network since it was opened */
+	int64_t wall_s;    /* when the transport was there */
 	size_t out_at;     /* plain: bytes of out that were sent */
 };
 

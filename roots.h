@@ -3,11 +3,10 @@
 #ifndef ROOTS_H
 #define ROOTS_H
 
-#include <bearssl.h>
-#include <stdint.h>
+#include "cert.h"
 
 /* DigiCert Global Root CA, until 2031-11-10 */
-static const unsigned char root_0_dn[] = {
+static const unsigned char root_0_name[] = {
 	0x30, 0x61, 0x31, 0x0B, 0x30, 0x09, 0x06, 0x03, 0x55, 0x04, 0x06, 0x13, 0x02, 0x55, 0x53, 0x31,
 	0x15, 0x30, 0x13, 0x06, 0x03, 0x55, 0x04, 0x0A, 0x13, 0x0C, 0x44, 0x69, 0x67, 0x69, 0x43, 0x65,
 	0x72, 0x74, 0x20, 0x49, 0x6E, 0x63, 0x31, 0x19, 0x30, 0x17, 0x06, 0x03, 0x55, 0x04, 0x0B, 0x13,
@@ -39,7 +38,7 @@ static const unsigned char root_0_e[] = {
 };
 
 /* DigiCert Global Root G2, until 2038-01-15 */
-static const unsigned char root_1_dn[] = {
+static const unsigned char root_1_name[] = {
 	0x30, 0x61, 0x31, 0x0B, 0x30, 0x09, 0x06, 0x03, 0x55, 0x04, 0x06, 0x13, 0x02, 0x55, 0x53, 0x31,
 	0x15, 0x30, 0x13, 0x06, 0x03, 0x55, 0x04, 0x0A, 0x13, 0x0C, 0x44, 0x69, 0x67, 0x69, 0x43, 0x65,
 	0x72, 0x74, 0x20, 0x49, 0x6E, 0x63, 0x31, 0x19, 0x30, 0x17, 0x06, 0x03, 0x55, 0x04, 0x0B, 0x13,
@@ -71,7 +70,7 @@ static const unsigned char root_1_e[] = {
 };
 
 /* DigiCert Global Root G3, until 2038-01-15 */
-static const unsigned char root_2_dn[] = {
+static const unsigned char root_2_name[] = {
 	0x30, 0x61, 0x31, 0x0B, 0x30, 0x09, 0x06, 0x03, 0x55, 0x04, 0x06, 0x13, 0x02, 0x55, 0x53, 0x31,
 	0x15, 0x30, 0x13, 0x06, 0x03, 0x55, 0x04, 0x0A, 0x13, 0x0C, 0x44, 0x69, 0x67, 0x69, 0x43, 0x65,
 	0x72, 0x74, 0x20, 0x49, 0x6E, 0x63, 0x31, 0x19, 0x30, 0x17, 0x06, 0x03, 0x55, 0x04, 0x0B, 0x13,
@@ -91,7 +90,7 @@ static const unsigned char root_2_q[] = {
 };
 
 /* DigiCert TLS RSA4096 Root G5, until 2046-01-14 */
-static const unsigned char root_3_dn[] = {
+static const unsigned char root_3_name[] = {
 	0x30, 0x4D, 0x31, 0x0B, 0x30, 0x09, 0x06, 0x03, 0x55, 0x04, 0x06, 0x13, 0x02, 0x55, 0x53, 0x31,
 	0x17, 0x30, 0x15, 0x06, 0x03, 0x55, 0x04, 0x0A, 0x13, 0x0E, 0x44, 0x69, 0x67, 0x69, 0x43, 0x65,
 	0x72, 0x74, 0x2C, 0x20, 0x49, 0x6E, 0x63, 0x2E, 0x31, 0x25, 0x30, 0x23, 0x06, 0x03, 0x55, 0x04,
@@ -137,7 +136,7 @@ static const unsigned char root_3_e[] = {
 };
 
 /* DigiCert TLS ECC P384 Root G5, until 2046-01-14 */
-static const unsigned char root_4_dn[] = {
+static const unsigned char root_4_name[] = {
 	0x30, 0x4E, 0x31, 0x0B, 0x30, 0x09, 0x06, 0x03, 0x55, 0x04, 0x06, 0x13, 0x02, 0x55, 0x53, 0x31,
 	0x17, 0x30, 0x15, 0x06, 0x03, 0x55, 0x04, 0x0A, 0x13, 0x0E, 0x44, 0x69, 0x67, 0x69, 0x43, 0x65,
 	0x72, 0x74, 0x2C, 0x20, 0x49, 0x6E, 0x63, 0x2E, 0x31, 0x26, 0x30, 0x24, 0x06, 0x03, 0x55, 0x04,
@@ -154,32 +153,25 @@ static const unsigned char root_4_q[] = {
 	0xC9,
 };
 
-static const br_x509_trust_anchor root_anchors[] = {
-	{{(unsigned char *)root_0_dn, sizeof root_0_dn}, BR_X509_TA_CA,
+static const struct cert_anchor root_anchors[] = {
+	{{root_0_name, sizeof root_0_name},
 		{BR_KEYTYPE_RSA, {.rsa = {(unsigned char *)root_0_n, sizeof root_0_n,
-			(unsigned char *)root_0_e, sizeof root_0_e}}}},
-	{{(unsigned char *)root_1_dn, sizeof root_1_dn}, BR_X509_TA_CA,
+			(unsigned char *)root_0_e, sizeof root_0_e}}},
+		INT64_C(1163116800), INT64_C(1952035200), true, -1, {0, 0}},
+	{{root_1_name, sizeof root_1_name},
 		{BR_KEYTYPE_RSA, {.rsa = {(unsigned char *)root_1_n, sizeof root_1_n,
-			(unsigned char *)root_1_e, sizeof root_1_e}}}},
-	{{(unsigned char *)root_2_dn, sizeof root_2_dn}, BR_X509_TA_CA,
-		{BR_KEYTYPE_EC, {.ec = {BR_EC_secp384r1, (unsigned char *)root_2_q, sizeof root_2_q}}}},
-	{{(unsigned char *)root_3_dn, sizeof root_3_dn}, BR_X509_TA_CA,
+			(unsigned char *)root_1_e, sizeof root_1_e}}},
+		INT64_C(1375358400), INT64_C(2147169600), true, -1, {0, 0}},
+	{{root_2_name, sizeof root_2_name},
+		{BR_KEYTYPE_EC, {.ec = {BR_EC_secp384r1, (unsigned char *)root_2_q, sizeof root_2_q}}},
+		INT64_C(1375358400), INT64_C(2147169600), true, -1, {0, 0}},
+	{{root_3_name, sizeof root_3_name},
 		{BR_KEYTYPE_RSA, {.rsa = {(unsigned char *)root_3_n, sizeof root_3_n,
-			(unsigned char *)root_3_e, sizeof root_3_e}}}},
-	{{(unsigned char *)root_4_dn, sizeof root_4_dn}, BR_X509_TA_CA,
-		{BR_KEYTYPE_EC, {.ec = {BR_EC_secp384r1, (unsigned char *)root_4_q, sizeof root_4_q}}}},
-};
-
-/* In the order of root_anchors; until_s: seconds since 1970 */
-static const struct {
-	const char *name;
-	int64_t until_s;
-} root_facts[] = {
-	{"DigiCert Global Root CA", INT64_C(1952035200)}, /* 2031-11-10 */
-	{"DigiCert Global Root G2", INT64_C(2147169600)}, /* 2038-01-15 */
-	{"DigiCert Global Root G3", INT64_C(2147169600)}, /* 2038-01-15 */
-	{"DigiCert TLS RSA4096 Root G5", INT64_C(2399587199)}, /* 2046-01-14 */
-	{"DigiCert TLS ECC P384 Root G5", INT64_C(2399587199)}, /* 2046-01-14 */
+			(unsigned char *)root_3_e, sizeof root_3_e}}},
+		INT64_C(1610668800), INT64_C(2399587199), true, -1, {0, 0}},
+	{{root_4_name, sizeof root_4_name},
+		{BR_KEYTYPE_EC, {.ec = {BR_EC_secp384r1, (unsigned char *)root_4_q, sizeof root_4_q}}},
+		INT64_C(1610668800), INT64_C(2399587199), true, -1, {0, 0}},
 };
 
 #endif

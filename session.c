@@ -38,8 +38,9 @@ static void log_host(struct buf *log, const char *host, uint16_t port)
 }
 
 /* The session has failed in its present phase: says so (the same reason once a minute), lets go of the
- * connection, and waits before it begins anew. where: what was tried. why: a static sentence. */
-static void fail(struct bridge *b, const char *where, const char *why, int code)
+ * connection, and waits before it begins anew. where: what was tried. why: a static sentence; detail: more
+ * about it. */
+static void fail(struct bridge *b, const char *where, const char *why, struct slice detail, int code)
 {
 	int64_t now = b->time.now_ms;
 	if (b->phase == PHASE_SERVE && now - b->served_since_ms >= SERVED_MS)
@@ -52,11 +53,15 @@ static void fail(struct bridge *b, const char *where, const char *why, int code)
 	buf_put_str(log, where);
 	buf_put_str(log, ": ");
 	buf_put_str(log, why);
+	if (detail.n > 0 || code != 0)
+		buf_put_str(log, " (");
+	buf_put_slice(log, detail);
 	if (code != 0) {
-		buf_put_str(log, " (error ");
+		buf_put_str(log, detail.n > 0 ? "; error " : "error ");
 		buf_put_i64(log, code);
-		buf_put_byte(log, ')');
 	}
+	if (detail.n > 0 || code != 0)
+		buf_put_byte(log, ')');
 	if (!repeated && b->failure_why == why && b->failure_repeats > 0) {
 		buf_put_str(log, ", for the ");
 		buf_put_u64(log, b->failure_repeats + 1);
@@ -75,6 +80,7 @@ static void fail(struct bridge *b, const char *where, const char *why, int code)
 		b->failure_logged_ms = now;
 	b->failure_why = why;
 	broker(b)->open = false;
+	tls_wipe(b->token, sizeof b->token);
 	enter(b, PHASE_PAUSE, wait);
 }
 
@@ -85,7 +91,10 @@ static void fail_broker(struct bridge *b, const char *why, int code)
 	struct buf where = BUF(mem);
 	buf_put_str(&where, "broker ");
 	log_host(&where, b->config->broker_host, b->config->broker_port);
-	fail(b, buf_cstr(&where), why, code);
+	struct slice detail = {NULL, 0};
+	if (why == broker(b)->why)
+		detail = broker(b)->detail;
+	fail(b, buf_cstr(&where), why, detail, code);
 }
 
 static void fail_api(struct bridge *b, const char *what, const char *why, int code)
@@ -95,7 +104,7 @@ static void fail_api(struct bridge *b, const char *what, const char *why, int co
 	buf_put_str(&where, "gateway API ");
 	log_host(&where, b->config->api_host, b->config->api_port);
 	buf_put_str(&where, what);
-	fail(b, buf_cstr(&where), why, code);
+	fail(b, buf_cstr(&where), why, (struct slice){NULL, 0}, code);
 }
 
 /* --- serial number and token --- */
@@ -190,8 +199,28 @@ static void put_date(struct buf *t, enum bridge_dates form, int64_t us)
 	buf_put_str(t, "+00:00\"");
 }
 
+/* A clock from before the program was built is wrong for sure; certificates are then checked for the time of
+ * the build, but the token has nothing else to go by. */
+static void check_clock(struct bridge *b)
+{
+	bool wrong = b->time.wall_us / 1000000 < TLS_BUILD_TIME_S;
+	if (wrong && !b->clock_wrong) {
+		struct buf *log = log_begin(b, LEVEL_WARN);
+		buf_put_str(log, "this machine's clock is wrong, it says ");
+		buf_put_time(log, b->time.wall_us);
+		buf_put_str(log, ": the token's dates will be wrong, too, and the broker may refuse it (set "
+		                 "the clock, or "
+		                 "let NTP do it)");
+		log_end(b);
+	} else if (!wrong && b->clock_wrong) {
+		log_line(b, LEVEL_INFO, "this machine's clock has been set");
+	}
+	b->clock_wrong = wrong;
+}
+
 static void ask_token(struct bridge *b)
 {
+	check_clock(b);
 	unsigned char mem[512];
 	struct buf t = BUF(mem);
 	buf_put_str(&t, "{\"barn\": {\"sub\": ");
@@ -268,7 +297,7 @@ static void step_identity(struct bridge *b)
 		fail_api(b, what, "it answered with an error status", a->reply.status);
 	} else if (state == API_DONE) {
 		const char *why = take_identity(b, a->reply.body);
-		tls_wipe(a->link->in.p, a->link->in.n);
+		api_wipe(a);
 		if (why != NULL)
 			fail_api(b, what, why, 0);
 		else if (b->phase == PHASE_TOKEN)

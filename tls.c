@@ -2,12 +2,8 @@
 
 #include <string.h>
 
+#include "dns.h"
 #include "roots.h"
-
-/* The Makefile gives the time of the build in seconds since 1970; without it, 2026-11-01. */
-#ifndef IAMCAT_BUILD_TIME
-#define IAMCAT_BUILD_TIME 1793491200
-#endif
 
 void tls_wipe(void *p, size_t n)
 {
@@ -25,16 +21,12 @@ static const char nothing_shared[] =
         "ChaCha20-Poly1305, and must not ask for a client certificate";
 static const char too_large[] =
         "a certificate or key of the broker's is too large: use RSA keys of at most 4096 bits";
-static const char key_usage[] = "the key usage in a certificate of the broker's forbids what it is used for: "
-                                "its own needs digitalSignature, a CA's keyCertSign";
 static const char client_cert[] =
         "the broker asks for a client certificate, which iamcat has none of: turn that off in the broker";
 static const char ours[] = "a mistake in iamcat itself: please report it";
 
 static const char broken_rules[] = "the broker breaks the rules of TLS: update its TLS software, or look for "
                                    "a device that meddles with TLS";
-static const char bad_certificate[] =
-        "a certificate of the broker's is damaged or badly made: have it issued again";
 static const char alert[] = "the broker has ended the connection with a TLS alert: its log says why";
 static const char unknown[] = "an unknown TLS error";
 
@@ -46,8 +38,7 @@ static const struct {
 	const char *text;
 } errors[] = {
         {BR_ERR_OK, "no error"},
-        {BR_ERR_BAD_PARAM,
-                "the name to check is empty or longer than 255 characters: check MQTT_BROKER_HOST"},
+        {BR_ERR_BAD_PARAM, broken_rules},
         {BR_ERR_BAD_STATE, ours},
         {BR_ERR_UNSUPPORTED_VERSION, not_tls},
         {BR_ERR_BAD_LENGTH, broken_rules},
@@ -66,36 +57,10 @@ static const struct {
                                    "X25519, P-256 or P-384, and SHA-256 or better"},
         {BR_ERR_BAD_SIGNATURE, "the broker does not hold the key of its certificate: check that its key file "
                                "belongs to its certificate"},
-        {BR_ERR_WRONG_KEY_USAGE, key_usage},
+        {BR_ERR_WRONG_KEY_USAGE, nothing_shared},
         {BR_ERR_NO_CLIENT_AUTH, client_cert},
         {BR_ERR_IO, ours},
-        {BR_ERR_X509_INVALID_VALUE, bad_certificate},
-        {BR_ERR_X509_EMPTY_CHAIN, "the broker has sent no certificate: give it one"},
-        {BR_ERR_X509_INNER_TRUNC, bad_certificate},
-        {BR_ERR_X509_UNSUPPORTED, "a certificate of the broker's uses a key, curve or hash that iamcat does "
-                                  "not know: use RSA, P-256 or P-384 with SHA-256 or better"},
-        {BR_ERR_X509_LIMIT_EXCEEDED, too_large},
-        {BR_ERR_X509_WRONG_KEY_TYPE,
-                "the signature on a certificate of the broker's does not fit its issuer: check the "
-                "certificates that the broker sends, and the root in MQTT_ROOT_CA"},
-        {BR_ERR_X509_TIME_UNKNOWN, ours},
-        {BR_ERR_X509_EXPIRED, "a certificate of the broker's has expired or is not valid yet: check this "
-                              "machine's clock, and the certificate's dates"},
-        {BR_ERR_X509_DN_MISMATCH, "the broker's certificates are out of order: its file must have its own "
-                                  "first, then each one's issuer"},
-        {BR_ERR_X509_BAD_SERVER_NAME, "the broker's certificate is for another name: set MQTT_BROKER_HOST to "
-                                      "a name in the certificate, or have one made for this name"},
-        {BR_ERR_X509_CRITICAL_EXTENSION, "a certificate of the broker's has a critical extension that iamcat "
-                                         "does not know: use one without it"},
-        {BR_ERR_X509_NOT_CA, "a certificate of the broker's was issued by one that is not a CA's: use one "
-                             "from a proper CA"},
-        {BR_ERR_X509_FORBIDDEN_KEY_USAGE, key_usage},
-        {BR_ERR_X509_WEAK_PUBLIC_KEY,
-                "a certificate of the broker's has an RSA key under 2048 bits: use a longer key"},
-        {BR_ERR_X509_NOT_TRUSTED, "the broker's certificate comes from none of the trusted roots: put the "
-                                  "CA's certificate into MQTT_ROOT_CA or MQTT_ROOT_CA_FILE, or have the "
-                                  "broker send the intermediate certificates"},
-        {BR_ERR_X509_NOT_TRUSTED + 1, unknown},
+        {BR_ERR_IO + 1, unknown},
         {IN, alert},
         {IN + 40, nothing_shared}, /* handshake_failure */
         {IN + 41, client_cert},    /* no_certificate to certificate_unknown */
@@ -118,6 +83,8 @@ static const struct {
 const char *tls_error_text(int code)
 {
 	const char *text = unknown;
+	if (code >= CERT_NONE && code < CERT_ERRORS)
+		return cert_error_text(code);
 	for (size_t i = 0; i < sizeof errors / sizeof errors[0] && code >= errors[i].from; i++)
 		text = errors[i].text;
 	return text;
@@ -128,68 +95,68 @@ const char *tls_error_text(int code)
 struct reading {
 	struct tls_anchors *a;
 	br_pem_decoder_context pem;
-	br_x509_decoder_context x509;
-	size_t name; /* where in a->bytes the name of this certificate begins */
-	bool inside; /* of a block */
-	bool full;   /* a->bytes is too small */
+	size_t start; /* where in a->bytes the certificate begins */
+	bool inside;  /* of a block */
+	bool full;    /* a->bytes is too small */
 };
-
-/* A copy of n bytes in a->bytes; when they do not fit, sets full and returns a pointer not to be used. */
-static unsigned char *keep(struct reading *r, const void *p, size_t n)
-{
-	struct tls_anchors *a = r->a;
-	unsigned char *at = a->bytes + a->used;
-	if (n > sizeof a->bytes - a->used) {
-		r->full = true;
-		return at;
-	}
-	memcpy(at, p, n);
-	a->used += n;
-	return at;
-}
-
-static void keep_name(void *reading, const void *p, size_t n)
-{
-	keep(reading, p, n);
-}
 
 static void push_der(void *reading, const void *p, size_t n)
 {
 	struct reading *r = reading;
-	br_x509_decoder_push(&r->x509, p, n);
+	struct tls_anchors *a = r->a;
+	r->full |= n > sizeof a->bytes - a->used;
+	if (r->full)
+		return;
+	memcpy(a->bytes + a->used, p, n);
+	a->used += n;
+}
+
+/* Moves n bytes of the certificate down to the end of what is kept of it. */
+static unsigned char *keep(struct tls_anchors *a, const unsigned char *p, size_t n)
+{
+	unsigned char *to = a->bytes + a->used;
+	if (n > 0)
+		memmove(to, p, n);
+	a->used += n;
+	return to;
+}
+
+/* Keeps of a certificate what its anchor needs, in the order in which it has them: about a third. */
+static void keep_parts(struct reading *r, struct cert_anchor *t)
+{
+	struct tls_anchors *a = r->a;
+	a->used = r->start;
+	t->subject.p = keep(a, t->subject.p, t->subject.n);
+	if (t->key.key_type == BR_KEYTYPE_RSA) {
+		br_rsa_public_key *rsa = &t->key.key.rsa;
+		rsa->n = keep(a, rsa->n, rsa->nlen);
+		rsa->e = keep(a, rsa->e, rsa->elen);
+	} else {
+		t->key.key.ec.q = keep(a, t->key.key.ec.q, t->key.key.ec.qlen);
+	}
+	if (t->constraints.p != NULL)
+		t->constraints.p = keep(a, t->constraints.p, t->constraints.n);
 }
 
 /* The block is complete: makes its certificate an anchor. Returns NULL, or what is wrong with it. */
 static const char *end_block(struct reading *r)
 {
-	static const char key_wrong[] =
-	        "its key is neither RSA of at most 4096 bits nor EC on the curve P-256 or P-384";
 	struct tls_anchors *a = r->a;
-	const br_x509_pkey *key = br_x509_decoder_get_pkey(&r->x509);
-	int error = br_x509_decoder_last_error(&r->x509);
+	struct slice der = {a->bytes + r->start, a->used - r->start};
 	r->inside = false;
-	if (error == BR_ERR_X509_UNSUPPORTED || error == BR_ERR_X509_LIMIT_EXCEEDED)
-		return key_wrong;
-	if (key == NULL)
-		return "it is damaged, or not a certificate at all";
-	if (!br_x509_decoder_isCA(&r->x509))
-		return "it is not a CA's (the root certificate is needed that the broker's is signed with)";
-	if (a->n == TLS_ANCHORS)
-		return "too many: at most 256 certificates can be trusted";
-	br_x509_trust_anchor *t = &a->anchor[a->n];
-	*t = (br_x509_trust_anchor){{a->bytes + r->name, a->used - r->name}, BR_X509_TA_CA, *key};
-	if (key->key_type == BR_KEYTYPE_RSA) {
-		t->pkey.key.rsa.n = keep(r, key->key.rsa.n, key->key.rsa.nlen);
-		t->pkey.key.rsa.e = keep(r, key->key.rsa.e, key->key.rsa.elen);
-	} else if (key->key.ec.curve == BR_EC_secp256r1 || key->key.ec.curve == BR_EC_secp384r1) {
-		t->pkey.key.ec.q = keep(r, key->key.ec.q, key->key.ec.qlen);
-	} else {
-		return key_wrong;
-	}
 	if (r->full)
 		return "too much: the names and keys of all certificates exceed 160 kB";
-	a->n++;
-	return NULL;
+	if (a->n == TLS_ANCHORS)
+		return "too many: at most 256 certificates can be trusted";
+	switch (cert_read_anchor(&a->anchor[a->n], der)) {
+	case CERT_OK: keep_parts(r, &a->anchor[a->n++]); return NULL;
+	case CERT_KEY:
+		return "its key is neither RSA of at most 4096 bits nor EC on the curve P-256 or P-384";
+	case CERT_WEAK_KEY: return "its RSA key has less than 2048 bits";
+	case CERT_CRITICAL_EXTENSION: return "it has a critical extension that iamcat does not know";
+	case CERT_CONSTRAINT_FORM: return "its name constraints are of a kind that iamcat does not know";
+	default: return "it is damaged, or not a certificate at all";
+	}
 }
 
 /* What the PEM decoder has come across. Returns NULL, or what is wrong. */
@@ -202,8 +169,7 @@ static const char *pem_event(struct reading *r, int event)
 		if (memcmp(name, "CERTIFICATE", 11) != 0 || (name[11] != 0 && name[11] != '-'))
 			return "BEGIN CERTIFICATE is expected, this block is something else (a private key?)";
 		r->inside = true;
-		r->name = r->a->used;
-		br_x509_decoder_init(&r->x509, keep_name, r);
+		r->start = r->a->used;
 		br_pem_decoder_setdest(&r->pem, push_der, r);
 		return NULL;
 	case BR_PEM_END_OBJ: return end_block(r);
@@ -268,15 +234,32 @@ void tls_anchors_embedded(struct tls_anchors *a)
 	a->used = 0;
 }
 
+/* A root that was renewed may differ in its dates alone. */
+static bool same_anchor(const struct cert_anchor *a, const struct cert_anchor *b)
+{
+	return slice_eq(a->subject, b->subject) && cert_same_key(&a->key, &b->key) &&
+	       a->not_before_s == b->not_before_s && a->not_after_s == b->not_after_s && a->ca == b->ca &&
+	       a->path_length == b->path_length && slice_eq(a->constraints, b->constraints);
+}
+
+bool tls_anchors_same(const struct tls_anchors *a, const struct tls_anchors *b)
+{
+	for (size_t i = 0; i < a->n && i < b->n; i++)
+		if (!same_anchor(&a->list[i], &b->list[i]))
+			return false;
+	return a->n == b->n;
+}
+
 void tls_anchors_describe(struct buf *b)
 {
-	for (size_t i = 0; i < sizeof root_facts / sizeof root_facts[0]; i++) {
+	for (size_t i = 0; i < sizeof root_anchors / sizeof root_anchors[0]; i++) {
+		struct slice name = cert_name_text(root_anchors[i].subject);
 		unsigned char date[32];
 		struct buf d = BUF(date);
-		buf_put_time(&d, root_facts[i].until_s * 1000000);
+		buf_put_time(&d, root_anchors[i].not_after_s * 1000000);
 		buf_put_str(b, "  ");
-		buf_put_str(b, root_facts[i].name);
-		for (size_t n = strlen(root_facts[i].name); n < 34; n++)
+		buf_put_escaped(b, name, 64);
+		for (size_t n = name.n; n < 34; n++)
 			buf_put_byte(b, ' ');
 		buf_put_str(b, "expires ");
 		buf_put(b, date, 10);
@@ -296,7 +279,7 @@ br_prng_seeder br_prng_seeder_system(const char **name)
 
 /* What we speak: TLS 1.2 alone, ECDHE with an AEAD alone, SHA-256 or better (RFC 9325 §4.2). The engine's
  * parts are set by hand, since br_ssl_client_init_full takes in 40 kB more. */
-static void set_hashes(br_ssl_engine_context *e, br_x509_minimal_context *x)
+static void set_hashes(br_ssl_engine_context *e)
 {
 	static const struct {
 		int id;
@@ -306,10 +289,8 @@ static void set_hashes(br_ssl_engine_context *e, br_x509_minimal_context *x)
 	        {br_sha384_ID, &br_sha384_vtable},
 	        {br_sha512_ID, &br_sha512_vtable},
 	};
-	for (size_t i = 0; i < sizeof hashes / sizeof hashes[0]; i++) {
+	for (size_t i = 0; i < sizeof hashes / sizeof hashes[0]; i++)
 		br_ssl_engine_set_hash(e, hashes[i].id, hashes[i].hash);
-		br_x509_minimal_set_hash(x, hashes[i].id, hashes[i].hash);
-	}
 	br_ssl_engine_set_prf_sha256(e, &br_tls12_sha256_prf);
 	br_ssl_engine_set_prf_sha384(e, &br_tls12_sha384_prf);
 }
@@ -362,23 +343,23 @@ static const br_ec_impl ec = {
         ec_muladd,
 };
 
-static void set_public_key(br_ssl_engine_context *e, br_x509_minimal_context *x)
+static void set_public_key(br_ssl_engine_context *e, struct cert_check *k)
 {
 #ifdef __SIZEOF_INT128__
-	br_rsa_pkcs1_vrfy rsa = br_rsa_i62_pkcs1_vrfy_get();
+	k->rsa = br_rsa_i62_pkcs1_vrfy_get();
 #else
-	br_rsa_pkcs1_vrfy rsa = &br_rsa_i31_pkcs1_vrfy;
+	k->rsa = &br_rsa_i31_pkcs1_vrfy;
 #endif
-	br_ssl_engine_set_ec(e, &ec);
-	br_ssl_engine_set_ecdsa(e, &br_ecdsa_i31_vrfy_asn1);
-	br_ssl_engine_set_rsavrfy(e, rsa);
-	br_x509_minimal_set_ecdsa(x, &ec, &br_ecdsa_i31_vrfy_asn1);
-	br_x509_minimal_set_rsa(x, rsa);
-	br_x509_minimal_set_minrsa(x, 2048 / 8);
+	k->ecdsa = &br_ecdsa_i31_vrfy_asn1;
+	k->ec = &ec;
+	br_ssl_engine_set_ec(e, k->ec);
+	br_ssl_engine_set_ecdsa(e, k->ecdsa);
+	br_ssl_engine_set_rsavrfy(e, k->rsa);
 }
 
-/* AES instructions where the processor has them. Without them ChaCha20 costs far less, so it goes first. */
-static void set_ciphers(br_ssl_engine_context *e)
+/* AES instructions where the processor has them. Without them ChaCha20 costs far less, but brokers choose by
+ * their own preference: it is offered alone first, and the rest when that was refused. */
+static void set_ciphers(br_ssl_engine_context *e, bool all)
 {
 	static const uint16_t suites[] = {
 	        BR_TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
@@ -392,7 +373,7 @@ static void set_ciphers(br_ssl_engine_context *e)
 	};
 	const br_block_ctr_class *aes = br_aes_x86ni_ctr_get_vtable();
 	br_ghash ghash = br_ghash_pclmul_get();
-	br_ssl_engine_set_suites(e, aes ? suites + 2 : suites, 6);
+	br_ssl_engine_set_suites(e, aes ? suites + 2 : suites, aes || all ? 6 : 2);
 	br_ssl_engine_set_aes_ctr(e, aes ? aes : &br_aes_ct_ctr_vtable);
 	br_ssl_engine_set_gcm(e, &br_sslrec_in_gcm_vtable, &br_sslrec_out_gcm_vtable);
 	br_ssl_engine_set_chapol(e, &br_sslrec_in_chapol_vtable, &br_sslrec_out_chapol_vtable);
@@ -408,18 +389,6 @@ static void set_ciphers(br_ssl_engine_context *e)
 #else
 	br_ssl_engine_set_chacha20(e, &br_chacha20_ct_run);
 #endif
-}
-
-/* An IPv6 or IPv4 address, rather than a name? A name's last label is never all digits (RFC 3696 §2). */
-static bool is_address(const char *host, size_t n)
-{
-	size_t digits = 0;
-	for (size_t i = 0; i < n; i++) {
-		if (host[i] == ':')
-			return true;
-		digits += (host[i] >= '0' && host[i] <= '9') || host[i] == '.';
-	}
-	return digits == n;
 }
 
 /* BearSSL lists its curves by number, and servers take the first in common: P-256, which costs them and us
@@ -442,35 +411,82 @@ static void put_x25519_first(br_ssl_engine_context *e)
 	}
 }
 
+/* The name for SNI: NULL for an address (RFC 6066 §3), without the root's dot. Text in mem. */
+static const char *sni_of(const char *host, struct buf *mem)
+{
+	struct dns_address address;
+	struct slice name = slice_str(host);
+	if (name.n > 1 && name.p[name.n - 1] == '.')
+		name.n--;
+	if (dns_read_address(name, &address))
+		return NULL;
+	buf_put_slice(mem, name);
+	return buf_cstr(mem);
+}
+
 void tls_begin(struct tls *t, const char *server_name, const struct tls_anchors *anchors, int64_t wall_s,
         const unsigned char *entropy)
 {
 	br_ssl_engine_context *e = &t->client.eng;
-	size_t n = strlen(server_name);
-	int64_t now = wall_s > IAMCAT_BUILD_TIME ? wall_s : IAMCAT_BUILD_TIME;
+	unsigned char mem[sizeof e->server_name];
+	struct buf name = BUF(mem);
+	const char *sni = sni_of(server_name, &name);
+	int64_t now = wall_s > TLS_BUILD_TIME_S ? wall_s : TLS_BUILD_TIME_S;
 	br_ssl_client_zero(&t->client);
-	br_x509_minimal_init(&t->x509, &br_sha256_vtable, anchors->list, anchors->n);
-	/* Without a name to check, BearSSL would take a certificate for any: the engine stays shut. */
-	if (n == 0 || n >= sizeof e->server_name) {
-		e->err = BR_ERR_BAD_PARAM;
+	t->check.certs = 0;
+	t->check.error = CERT_OK;
+	/* Without a name there is nothing to check: the engine stays shut. */
+	if (server_name[0] == 0 || name.full) {
+		e->err = BR_ERR_BAD_STATE;
 		return;
 	}
-	set_hashes(e, &t->x509);
-	set_public_key(e, &t->x509);
-	set_ciphers(e);
+	t->check.vtable = &cert_class;
+	t->check.anchor = anchors->list;
+	t->check.anchors = anchors->n;
+	t->check.host = server_name;
+	t->check.time_s = now;
+	set_hashes(e);
+	set_public_key(e, &t->check);
+	set_ciphers(e, t->all_suites);
 	br_ssl_engine_set_versions(e, BR_TLS12, BR_TLS12);
 	br_ssl_engine_set_all_flags(e, BR_OPT_NO_RENEGOTIATION);
-	/* Days are counted from the year 0, 719528 of them up to 1970. */
-	br_x509_minimal_set_time(&t->x509, (uint32_t)(now / 86400 + 719528), (uint32_t)(now % 86400));
-	br_ssl_engine_set_x509(e, &t->x509.vtable);
+	br_ssl_engine_set_x509(e, &t->check.vtable);
 	br_ssl_engine_set_buffers_bidi(e, t->in, sizeof t->in, t->out, sizeof t->out);
 	br_ssl_engine_inject_entropy(e, entropy, TLS_ENTROPY_BYTES);
-	bool address = is_address(server_name, n);
-	if (!br_ssl_client_reset(&t->client, address ? NULL : server_name, 0))
-		return;
-	put_x25519_first(e);
-	if (address) /* No SNI for it (RFC 6066 §3): the ClientHello is made, the name is for the check. */
-		memcpy(e->server_name, server_name, n + 1);
+	t->resuming = t->session_s != 0 && now >= t->session_s && now - t->session_s < TLS_SESSION_S;
+	if (t->resuming) { /* with its suite alone: each one more costs 37,000 instructions in BearSSL */
+		br_ssl_engine_set_session_parameters(e, &t->session);
+		br_ssl_engine_set_suites(e, &t->session.cipher_suite, 1);
+	}
+	if (br_ssl_client_reset(&t->client, sni, t->resuming))
+		put_x25519_first(e);
+}
+
+void tls_established(struct tls *t, int64_t wall_s)
+{
+	int64_t now = wall_s > TLS_BUILD_TIME_S ? wall_s : TLS_BUILD_TIME_S;
+	bool resumed = t->check.certs == 0;
+	br_ssl_engine_get_session_parameters(&t->client.eng, &t->session);
+	if (t->session.session_id_len == 0)
+		t->session_s = 0;
+	else if (!resumed)
+		t->session_s = now;
+}
+
+/* Was ChaCha20 alone offered, and the answer handshake_failure or insufficient_security (RFC 5246 §7.2.2)? */
+static bool too_few_suites(const struct tls *t)
+{
+	int code = tls_error(t);
+	return !t->all_suites && t->client.eng.suites_num == 2 && (code == IN + 40 || code == IN + 71);
+}
+
+/* Some servers end the connection without an alert when no suite suits them: the other choice is next. */
+void tls_refused(struct tls *t)
+{
+	if (too_few_suites(t) || tls_error(t) == BR_ERR_OK)
+		t->all_suites = !t->all_suites;
+	tls_wipe(&t->session, sizeof t->session);
+	t->session_s = 0;
 }
 
 int tls_error(const struct tls *t)
@@ -481,10 +497,28 @@ int tls_error(const struct tls *t)
 const char *tls_why(const struct tls *t)
 {
 	int code = tls_error(t);
+	if (t->resuming && code == IN + 40)
+		return "the broker refuses to resume the TLS session: a new one is made from now on";
+	if (too_few_suites(t))
+		return "the broker takes no ChaCha20, which costs least here: AES is offered from now on";
 	return code == BR_ERR_OK ? NULL : tls_error_text(code);
 }
 
+struct slice tls_detail(const struct tls *t)
+{
+	if (t->check.error == CERT_OK)
+		return (struct slice){NULL, 0};
+	return buf_slice(&t->check.detail);
+}
+
 void tls_end(struct tls *t)
+{
+	tls_wipe(&t->client, sizeof t->client);
+	tls_wipe(t->in, sizeof t->in);
+	tls_wipe(t->out, sizeof t->out);
+}
+
+void tls_forget(struct tls *t)
 {
 	tls_wipe(t, sizeof *t);
 }

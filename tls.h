@@ -7,21 +7,31 @@
 #include <bearssl.h>
 
 #include "buf.h"
+#include "cert.h"
+
+/* The time of the build, in seconds since 1970, from the Makefile; without it, 2026-11-01. Earlier than that
+ * it can't be. */
+#ifdef IAMCAT_BUILD_TIME
+#define TLS_BUILD_TIME_S IAMCAT_BUILD_TIME
+#else
+#define TLS_BUILD_TIME_S 1793491200
+#endif
 
 enum {
 	TLS_IN_BYTES = BR_SSL_BUFSIZE_INPUT, /* a broker may send records of 16 kB (RFC 5246 §6.2.1) */
 	TLS_OUT_BYTES = 4096 + 85,           /* what we send is cut into records of 4 kB */
 	TLS_ENTROPY_BYTES = 32,
+	TLS_SESSION_S = 24 * 60 * 60, /* a session is not resumed for longer (RFC 5246 §F.1.4) */
 	TLS_ANCHORS = 256,            /* Debian's whole ca-certificates.crt has about 150 */
 	TLS_ANCHOR_BYTES = 160 * 1024 /* names and keys of all of them */
 };
 
-/* Trust anchors: names and public keys of root certificates. All zero is the empty set. */
+/* Trust anchors: names, keys and limits of root certificates. All zero is the empty set. */
 struct tls_anchors {
-	const br_x509_trust_anchor *list; /* points into anchor, or to the embedded roots */
+	const struct cert_anchor *list; /* anchor, or the embedded roots */
 	size_t n;
-	br_x509_trust_anchor anchor[TLS_ANCHORS];
-	unsigned char bytes[TLS_ANCHOR_BYTES];
+	struct cert_anchor anchor[TLS_ANCHORS];
+	unsigned char bytes[TLS_ANCHOR_BYTES]; /* what anchor points into */
 	size_t used;
 };
 
@@ -36,35 +46,58 @@ void tls_anchors_describe(struct buf *b);
  * Returns true, or false with a sentence in why (at most 120 bytes) that names the certificate's number
  * ("certificate 2: …") and a is left empty. A text without any certificate is an error, as are a block that
  * ends too early, broken base64, bytes that are no certificate, a key that is neither RSA nor EC on a
- * supported curve, another PEM type than CERTIFICATE in a BEGIN line (a private key, say), and a certificate
- * that is not a CA. pem may be fed in one piece only. */
+ * supported curve, and another PEM type than CERTIFICATE in a BEGIN line (a private key, say). A certificate
+ * that is not a CA's is trusted as a server's own. pem may be fed in one piece only. */
 bool tls_anchors_read(struct tls_anchors *a, struct slice pem, struct buf *why);
+
+/* The same anchors in the same order, with the same dates and limits? */
+bool tls_anchors_same(const struct tls_anchors *a, const struct tls_anchors *b);
 
 struct tls {
 	br_ssl_client_context client;
-	br_x509_minimal_context x509;
+	struct cert_check check;
 	unsigned char in[TLS_IN_BYTES], out[TLS_OUT_BYTES];
+	/* kept from one connection to the next */
+	br_ssl_session_parameters
+	        session;   /* secret; to be resumed (RFC 5246 §7.3) where session_s is not 0 */
+	int64_t session_s; /* when its full handshake was */
+	bool resuming;     /* this connection offers it */
+	bool all_suites;   /* ChaCha20 alone was refused: offer everything */
 };
 
-/* Starts a handshake, from zero: server_name is what the certificate must be valid for (and is sent as SNI),
- * wall_s the time since 1970 in seconds (certificates are checked against the later of it and the time of the
- * build), entropy TLS_ENTROPY_BYTES fresh random bytes. anchors must outlive the connection. Afterwards the
- * engine (&t->client.eng) wants its buffers moved; with a name that is empty or too long it has failed (see
- * tls_why) and there is nothing to move. An address as the name is checked, but not sent as SNI. */
+/* Starts a handshake: server_name is what the certificate must be valid for (a name is sent as SNI, an
+ * address is not), wall_s the time since 1970 in seconds (certificates are checked for the later of it and
+ * TLS_BUILD_TIME_S), entropy TLS_ENTROPY_BYTES fresh random bytes. anchors and server_name must outlive the
+ * connection. t is all zero before the first one. Afterwards the engine (&t->client.eng) wants its buffers
+ * moved; or it is closed already, with an error (see tls_why). */
 void tls_begin(struct tls *t, const char *server_name, const struct tls_anchors *anchors, int64_t wall_s,
         const unsigned char *entropy);
+
+/* The handshake is complete: keeps the session for the next connection. */
+void tls_established(struct tls *t, int64_t wall_s);
+
+/* The connection ended before that: the next one offers no session, and other cipher suites where that may
+ * have been the reason. */
+void tls_refused(struct tls *t);
 
 /* Why the engine has failed, as a static sentence; NULL when it has not. */
 const char *tls_why(const struct tls *t);
 
-/* BearSSL's number for it, 0 when there is none. */
+/* What the certificate at fault says; empty when the error is not about one. Valid until the next tls_begin.
+ */
+struct slice tls_detail(const struct tls *t);
+
+/* The number of the error: BearSSL's or enum cert_error, 0 when there is none. */
 int tls_error(const struct tls *t);
 
-/* A sentence for every error code of BearSSL (br_ssl_*: BR_ERR_*; br_x509_*: BR_ERR_X509_*). */
+/* A sentence for every error number. */
 const char *tls_error_text(int code);
 
-/* Wipes keys and buffers. */
+/* Wipes keys and buffers, but for the session. */
 void tls_end(struct tls *t);
+
+/* Forgets the session, too: when the anchors have changed, or nothing follows. */
+void tls_forget(struct tls *t);
 
 /* Overwrites a secret with zeros, which the compiler may not leave out although nobody reads them again. */
 void tls_wipe(void *p, size_t n);

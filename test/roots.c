@@ -8,6 +8,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "../cert.h"
+
 static const char *const files[] = {
         "DigiCert_Global_Root_CA.crt",
         "DigiCert_Global_Root_G2.crt",
@@ -18,13 +20,10 @@ static const char *const files[] = {
 enum { ROOTS = sizeof files / sizeof files[0] };
 
 struct root {
-	unsigned char dn[512];
-	size_t dn_n;
-	br_x509_decoder_context x509;
-	const br_x509_pkey *key;
-	char name[64];
-	int64_t until_s;
-	char until[11];
+	unsigned char der[4096];
+	size_t n;
+	struct cert_anchor anchor;
+	char name[64], until[32];
 };
 
 static void die(const char *file, const char *why)
@@ -33,32 +32,13 @@ static void die(const char *file, const char *why)
 	exit(1);
 }
 
-static void keep_dn(void *ctx, const void *p, size_t n)
-{
-	struct root *r = ctx;
-	if (n > sizeof r->dn - r->dn_n)
-		die("name", "too long");
-	memcpy(r->dn + r->dn_n, p, n);
-	r->dn_n += n;
-}
-
 static void push_der(void *ctx, const void *p, size_t n)
 {
-	br_x509_decoder_push(ctx, p, n);
-}
-
-/* The common name (2.5.4.3) in a DER-encoded name whose strings are all shorter than 128 bytes. */
-static void find_name(struct root *r, const char *file)
-{
-	for (size_t i = 0; i + 7 <= r->dn_n; i++) {
-		size_t n = r->dn[i + 6];
-		if (memcmp(r->dn + i, "\x06\x03\x55\x04\x03", 5) != 0 || n >= sizeof r->name ||
-		        n > r->dn_n - i - 7)
-			continue;
-		memcpy(r->name, r->dn + i + 7, n);
-		return;
-	}
-	die(file, "no common name");
+	struct root *r = ctx;
+	if (n > sizeof r->der - r->n)
+		die("certificate", "too large");
+	memcpy(r->der + r->n, p, n);
+	r->n += n;
 }
 
 static void read_root(struct root *r, const char *folder, const char *file)
@@ -70,21 +50,20 @@ static void read_root(struct root *r, const char *folder, const char *file)
 	FILE *f = fopen(path, "r");
 	if (f == NULL)
 		die(path, "cannot be read (package ca-certificates)");
-	br_x509_decoder_init(&r->x509, keep_dn, r);
 	br_pem_decoder_init(&pem);
-	br_pem_decoder_setdest(&pem, push_der, &r->x509);
+	br_pem_decoder_setdest(&pem, push_der, r);
 	while (event != BR_PEM_ERROR && fread(&c, 1, 1, f) == 1) {
 		br_pem_decoder_push(&pem, &c, 1);
 		event = br_pem_decoder_event(&pem);
 		end += event == BR_PEM_END_OBJ;
 	}
 	fclose(f);
-	r->key = br_x509_decoder_get_pkey(&r->x509);
-	if (end != 1 || r->key == NULL || !br_x509_decoder_isCA(&r->x509))
-		die(path, "is not one CA certificate");
-	find_name(r, path);
-	r->until_s = ((int64_t)r->x509.notafter_days - 719528) * 86400 + r->x509.notafter_seconds;
-	time_t until = (time_t)r->until_s;
+	if (end != 1 || cert_read_anchor(&r->anchor, (struct slice){r->der, r->n}) != CERT_OK ||
+	        !r->anchor.ca || r->anchor.path_length >= 0 || r->anchor.constraints.p != NULL)
+		die(path, "is not one CA certificate without limits");
+	struct slice name = cert_name_text(r->anchor.subject);
+	snprintf(r->name, sizeof r->name, "%.*s", (int)name.n, (const char *)name.p);
+	time_t until = (time_t)r->anchor.not_after_s;
 	strftime(r->until, sizeof r->until, "%Y-%m-%d", gmtime(&until));
 }
 
@@ -98,27 +77,30 @@ static void put_bytes(int i, const char *what, const unsigned char *p, size_t n)
 
 static void put_data(int i, const struct root *r)
 {
+	const br_x509_pkey *key = &r->anchor.key;
 	printf("\n/* %s, until %s */\n", r->name, r->until);
-	put_bytes(i, "dn", r->dn, r->dn_n);
-	if (r->key->key_type == BR_KEYTYPE_RSA) {
-		put_bytes(i, "n", r->key->key.rsa.n, r->key->key.rsa.nlen);
-		put_bytes(i, "e", r->key->key.rsa.e, r->key->key.rsa.elen);
+	put_bytes(i, "name", r->anchor.subject.p, r->anchor.subject.n);
+	if (key->key_type == BR_KEYTYPE_RSA) {
+		put_bytes(i, "n", key->key.rsa.n, key->key.rsa.nlen);
+		put_bytes(i, "e", key->key.rsa.e, key->key.rsa.elen);
 	} else {
-		put_bytes(i, "q", r->key->key.ec.q, r->key->key.ec.qlen);
+		put_bytes(i, "q", key->key.ec.q, key->key.ec.qlen);
 	}
 }
 
 static void put_anchor(int i, const struct root *r)
 {
-	printf("\t{{(unsigned char *)root_%d_dn, sizeof root_%d_dn}, BR_X509_TA_CA,\n\t\t", i, i);
-	if (r->key->key_type == BR_KEYTYPE_RSA)
-		printf("{BR_KEYTYPE_RSA, {.rsa = {(unsigned char *)root_%d_n, sizeof root_%d_n,\n"
-		       "\t\t\t(unsigned char *)root_%d_e, sizeof root_%d_e}}}},\n",
+	const br_x509_pkey *key = &r->anchor.key;
+	printf("\t{{root_%d_name, sizeof root_%d_name},\n", i, i);
+	if (key->key_type == BR_KEYTYPE_RSA)
+		printf("\t\t{BR_KEYTYPE_RSA, {.rsa = {(unsigned char *)root_%d_n, sizeof root_%d_n,\n"
+		       "\t\t\t(unsigned char *)root_%d_e, sizeof root_%d_e}}},\n",
 		        i, i, i, i);
 	else
-		printf("{BR_KEYTYPE_EC, {.ec = {%s, (unsigned char *)root_%d_q, sizeof root_%d_q}}}},\n",
-		        r->key->key.ec.curve == BR_EC_secp256r1 ? "BR_EC_secp256r1" : "BR_EC_secp384r1", i,
-		        i);
+		printf("\t\t{BR_KEYTYPE_EC, {.ec = {%s, (unsigned char *)root_%d_q, sizeof root_%d_q}}},\n",
+		        key->key.ec.curve == BR_EC_secp256r1 ? "BR_EC_secp256r1" : "BR_EC_secp384r1", i, i);
+	printf("\t\tINT64_C(%lld), INT64_C(%lld), true, -1, {0, 0}},\n", (long long)r->anchor.not_before_s,
+	        (long long)r->anchor.not_after_s);
 }
 
 int main(int argc, char **argv)
@@ -129,17 +111,12 @@ int main(int argc, char **argv)
 		read_root(&roots[i], folder, files[i]);
 	printf("/* Generated by `make roots` (test/roots.c): the embedded trust anchors. Data only. */\n"
 	       "/* clang-format off */\n"
-	       "#ifndef ROOTS_H\n#define ROOTS_H\n\n#include <bearssl.h>\n#include <stdint.h>\n");
+	       "#ifndef ROOTS_H\n#define ROOTS_H\n\n#include \"cert.h\"\n");
 	for (int i = 0; i < ROOTS; i++)
 		put_data(i, &roots[i]);
-	printf("\nstatic const br_x509_trust_anchor root_anchors[] = {\n");
+	printf("\nstatic const struct cert_anchor root_anchors[] = {\n");
 	for (int i = 0; i < ROOTS; i++)
 		put_anchor(i, &roots[i]);
-	printf("};\n\n/* In the order of root_anchors; until_s: seconds since 1970 */\n"
-	       "static const struct {\n\tconst char *name;\n\tint64_t until_s;\n} root_facts[] = {\n");
-	for (int i = 0; i < ROOTS; i++)
-		printf("\t{\"%s\", INT64_C(%lld)}, /* %s */\n", roots[i].name, (long long)roots[i].until_s,
-		        roots[i].until);
 	printf("};\n\n#endif\n");
 	return fflush(stdout) == 0 && !ferror(stdout) ? 0 : 1;
 }

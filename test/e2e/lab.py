@@ -215,14 +215,15 @@ class Process:
     """A program with its output captured. The kernel kills it should this process die."""
 
     def __init__(self, name: str, argv: list[str | pathlib.Path], cwd: pathlib.Path,
-                 env: dict[str, str] | None = None, within: list[str] | None = None) -> None:
+                 env: dict[str, str] | None = None, within: list[str] | None = None,
+                 stdin: int = subprocess.DEVNULL) -> None:
         """Started; within is a command line prefix that ends by executing the rest."""
         self.name, self.expected = name, False
         self.log, self.out = Log(name), Log(f"{name}'s stdout")
         # A process group of its own: Ctrl-C reaches us alone, and we stop all others in order.
         self.popen = subprocess.Popen(
             [*(within or []), "setpriv", "--pdeathsig", "KILL", *WITH_PARENT, str(os.getpid()), *argv],
-            cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            cwd=cwd, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env={"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin", **(env or {})}, process_group=0)
         self.pid = self.popen.pid
         self.threads = [threading.Thread(target=self.read, args=pair, daemon=True)
@@ -549,7 +550,7 @@ class Lab(contextlib.ExitStack):
                 "MQTT_ROOT_CA_FILE": str(self.ca_file), "LOG_LEVEL": "debug", **more}
 
     def iamcat(self, env: dict[str, str], *args: str, files: dict[str, str] | None = None,
-               etc: dict[str, str] | None = None) -> Process:
+               etc: dict[str, str] | None = None, binary: pathlib.Path = IAMCAT) -> Process:
         """iamcat in a working directory of its own, with files there. etc are all files of /etc, as this
         process alone sees it (needs root); they lie in the directory cat.etc, to be changed."""
         work = self.work_dir("iamcat")
@@ -566,7 +567,7 @@ class Lab(contextlib.ExitStack):
             within = ["unshare", "--mount", *([] if whole else ["--propagation", "unchanged"]), "sh", "-c", apart, "sh"]
         passed = ("ASAN_OPTIONS", "UBSAN_OPTIONS", "GCOV_PREFIX", "GCOV_PREFIX_STRIP")
         env = {**{name: os.environ[name] for name in passed if name in os.environ}, **env}
-        cat = self.start(Process, "iamcat", [IAMCAT, *args], work, env, within)
+        cat = self.start(Process, "iamcat", [binary, *args], work, env, within)
         cat.work, cat.etc = work, None if etc is None else view
         return cat
 

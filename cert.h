@@ -1,0 +1,130 @@
+/* X.509 certificates (RFC 5280) as a TLS client needs them: reading one, and deciding whether a server's
+ * chain can be trusted for a host. An X.509 class for BearSSL's engine, in place of its minimal one, which
+ * checks less. Pure: opens no file, reads no clock, allocates nothing. Revocation is not checked. */
+#ifndef CERT_H
+#define CERT_H
+
+#include <bearssl.h>
+
+#include "buf.h"
+
+enum {
+	CERT_CHAIN = 8,               /* the most certificates that a server may send */
+	CERT_CHAIN_BYTES = 32 * 1024, /* and their bytes in all */
+	CERT_SIGNATURES = 32,         /* the most signatures that are verified for one chain */
+	CERT_EXTENSIONS = 32,         /* the most extensions that a certificate may have */
+	CERT_DETAIL_BYTES = 600
+};
+
+/* What is wrong with a certificate or a chain, above BearSSL's own error numbers. cert_error_text has the
+ * words, and the section of the standard that the rule comes from. */
+enum cert_error {
+	CERT_OK = 0,
+	CERT_NONE = 192,
+	CERT_TOO_MANY,
+	CERT_TOO_LARGE,
+	CERT_MALFORMED,
+	CERT_VERSION,
+	CERT_DUPLICATE_EXTENSION,
+	CERT_CRITICAL_EXTENSION,
+	CERT_ALGORITHM,
+	CERT_WEAK_SIGNATURE,
+	CERT_KEY,
+	CERT_WEAK_KEY,
+	CERT_NAME,
+	CERT_NO_NAME,
+	CERT_EXPIRED,
+	CERT_NOT_YET_VALID,
+	CERT_KEY_USAGE,
+	CERT_EXTENDED_KEY_USAGE,
+	CERT_LEAF_IS_CA,
+	CERT_LEAF_CONSTRAINTS,
+	CERT_NOT_CA,
+	CERT_PATH_LENGTH,
+	CERT_CONSTRAINED,
+	CERT_CONSTRAINT_FORM,
+	CERT_SIGNATURE,
+	CERT_UNTRUSTED,
+	CERT_ANCHOR_EXPIRED,
+	CERT_ERRORS /* behind the last one */
+};
+
+/* A sentence for a cert_error: what is wrong and what to do. Static. */
+const char *cert_error_text(int error);
+
+/* A certificate that was read; its slices and key point into the DER bytes. */
+struct cert {
+	struct slice der, tbs, subject, issuer; /* whole encodings; names as they stand */
+	struct slice signature;
+	uint8_t algorithm; /* of the signature: an index into a table of cert.c */
+	br_x509_pkey key;
+	int64_t not_before_s, not_after_s; /* since 1970, both inclusive */
+	bool ca;                           /* basicConstraints say so */
+	int path_length;                   /* -1: no limit */
+	uint16_t key_usage;       /* bit 15 is digitalSignature (0); all ones when the extension is missing */
+	bool server_auth;         /* extendedKeyUsage is missing or allows it */
+	struct slice alt_names;   /* the GeneralNames of subjectAltName; .p NULL when missing */
+	struct slice constraints; /* the subtrees of nameConstraints; .p NULL when missing */
+	enum cert_error error; /* the first thing that is wrong with it by itself, whatever it is used for */
+	uint32_t errors;       /* all of them: bit CERT_x - CERT_NONE */
+};
+
+/* Reads one certificate that fills der. Returns c->error: CERT_OK, or CERT_MALFORMED (c is not to be used),
+ * or another rule that it breaks. */
+enum cert_error cert_read(struct cert *c, struct slice der);
+
+/* A root that is trusted: name, key and limits of its certificate (RFC 5280 §6.1.1 d). The bytes are the
+ * owner's. */
+struct cert_anchor {
+	struct slice subject; /* whole encoding */
+	br_x509_pkey key;
+	int64_t not_before_s, not_after_s;
+	bool ca;                  /* otherwise it is trusted as a server's own certificate only */
+	int path_length;          /* -1: no limit */
+	struct slice constraints; /* .p NULL: none */
+};
+
+/* The check of one server's chain. */
+struct cert_check {
+	const br_x509_class *vtable; /* what the engine wants: first */
+	const struct cert_anchor *anchor;
+	size_t anchors;
+	int64_t time_s;        /* the time to check for */
+	const char *host;      /* the name or address that the leaf must be valid for */
+	br_rsa_pkcs1_vrfy rsa; /* BearSSL's code for signatures */
+	br_ecdsa_vrfy ecdsa;
+	const br_ec_impl *ec;
+	enum cert_error error;
+	struct buf detail; /* after an error: what the certificate at fault says, and what was expected */
+	/* its own */
+	unsigned char detail_mem[CERT_DETAIL_BYTES];
+	unsigned signatures; /* how many were verified */
+	size_t fault;        /* the certificate that the error is about */
+	struct cert cert[CERT_CHAIN];
+	size_t certs, end[CERT_CHAIN]; /* where each one's bytes end */
+	size_t used;
+	unsigned char bytes[CERT_CHAIN_BYTES];
+};
+
+/* The class; a check is made ready by setting vtable, anchor, anchors, time_s, host, rsa, ecdsa and ec.
+ * Anchors and host must outlive it. */
+extern const br_x509_class cert_class;
+
+/* Makes an anchor of a root's certificate, whose bytes must outlive it. CERT_OK, or why it can't be one: as a
+ * root it may be of an old version, and signed by itself as it likes. */
+enum cert_error cert_read_anchor(struct cert_anchor *anchor, struct slice der);
+
+/* The same key? */
+bool cert_same_key(const br_x509_pkey *a, const br_x509_pkey *b);
+
+/* Does one of the GeneralNames of alt_names stand for host, a DNS name or an address literal (RFC 9525 §6)?
+ */
+bool cert_matches(struct slice alt_names, const char *host);
+
+/* The common name in a Name, or else its organisation; .p NULL when it has neither. Any bytes: escape it. */
+struct slice cert_name_text(struct slice name);
+
+/* Writes what a certificate says of itself: names, issuer, dates. */
+void cert_describe(struct buf *b, const struct cert *c);
+
+#endif
