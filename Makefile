@@ -5,7 +5,7 @@ CC ?= cc
 PYTHON ?= /usr/bin/python3
 CFLAGS ?= -Os -g
 WARN := -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
-BASE := -std=c11 -D_GNU_SOURCE $(WARN) -MMD -MP
+BASE := -std=c11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -D_TIME_BITS=64 $(WARN) -MMD -MP
 # Certificates are never checked against an earlier time than that of the sources.
 BUILD_TIME := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null))
 ALL_CFLAGS = $(BASE) -ffunction-sections -fdata-sections -fstack-protector-strong -DIAMCAT_VERSION='"$(VERSION)"' \

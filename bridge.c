@@ -166,7 +166,8 @@ static void step_state(struct bridge *b)
 {
 	struct api *a = &b->state;
 	int64_t now = b->time.now_ms, interval = (int64_t)b->config->state_interval_s * 1000;
-	enum api_state state = api_step(a, now);
+	bool lent = b->identity == a && (b->phase == PHASE_SERIAL || b->phase == PHASE_TOKEN);
+	enum api_state state = lent ? API_BUSY : api_step(a, now);
 	if (state == API_DONE || state == API_FAILED) {
 		const char *wrong = state_wrong(a);
 		log_state(b, wrong);
@@ -182,7 +183,7 @@ static void step_state(struct bridge *b)
 	while (b->tick_ms <= now)
 		b->tick_ms += interval;
 	/* Its time counts from the beat, so that it is over at a later beat and not just after it. */
-	if (b->state_due && api_step(a, now) == API_IDLE)
+	if (b->state_due && !lent && api_step(a, now) == API_IDLE)
 		b->state_due = !api_start(
 		        a, slice_str("/api/state"), (struct slice){NULL, 0}, b->tick_ms - interval);
 }

@@ -144,7 +144,7 @@ struct bridge {
 	const char *failure_why; /* the failure that was logged last, and when, and how often since */
 	int64_t failure_logged_ms;
 	unsigned failure_repeats;
-	struct api *identity; /* the one of call that gets serial number or token */
+	struct api *identity; /* the one that gets serial number or token: of call, or state */
 	char serial[BRIDGE_SERIAL_BYTES];
 	char token[BRIDGE_SECRET_BYTES]; /* secret; wiped when CONNECT was written */
 	enum bridge_dates dates;         /* the form that the next token uses: never DATES_AUTO */

@@ -256,7 +256,10 @@ static void begin(struct bridge *b)
 		dial(b);
 		return;
 	}
+	/* With a full outbox the calls are held by answers that wait for this connection. */
 	b->identity = api_idle(b);
+	if (b->identity == NULL && api_step(&b->state, b->time.now_ms) == API_IDLE)
+		b->identity = &b->state;
 	if (b->identity == NULL)
 		return;
 	if (b->serial[0] == 0) {
@@ -519,7 +522,8 @@ static void receive(struct bridge *b)
 static size_t next_bytes(struct bridge *b, unsigned char *p, size_t room)
 {
 	size_t n = b->control.n - b->control_at;
-	if (n > 0 && !mqtt_outbox_midway(&b->outbox)) {
+	/* Before CONNACK the outbox may still be in the middle of what the last connection broke off. */
+	if (n > 0 && (b->phase == PHASE_HELLO || !mqtt_outbox_midway(&b->outbox))) {
 		if (n > room)
 			n = room;
 		memcpy(p, b->control.p + b->control_at, n);
