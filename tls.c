@@ -477,13 +477,13 @@ void tls_established(struct tls *t, int64_t wall_s)
 static bool too_few_suites(const struct tls *t)
 {
 	int code = tls_error(t);
-	return !t->all_suites && t->client.eng.suites_num == 2 && (code == IN + 40 || code == IN + 71);
+	return t->client.eng.suites_num == 2 && (code == IN + 40 || code == IN + 71);
 }
 
 /* Some servers end the connection without an alert when no suite suits them: the other choice is next. */
 void tls_refused(struct tls *t)
 {
-	if (too_few_suites(t) || tls_error(t) == BR_ERR_OK)
+	if (too_few_suites(t) || (tls_error(t) == BR_ERR_OK && !t->resuming))
 		t->all_suites = !t->all_suites;
 	tls_wipe(&t->session, sizeof t->session);
 	t->session_s = 0;

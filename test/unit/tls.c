@@ -980,6 +980,29 @@ static void sessions_kept(void **state)
 	tls_established(&client, in_2031);
 	assert_true(client.session_s == 0);
 	connect_again(&c, in_2031, FULL);
+	/* It is offered with its suite alone; one that is refused is not offered again, which says nothing of
+	 * the suites. */
+	const uint16_t chacha = BR_TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+	               aes = BR_TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384;
+	struct lab moved = {.name = "another suite now",
+	        .chain = leaf,
+	        .cache = true,
+	        .suite = client.session.cipher_suite == chacha ? aes : chacha,
+	        .wall_s = in_2031,
+	        .error = BR_ERR_RECV_FATAL_ALERT + 40,
+	        .why = "refuses to resume"};
+	bool all = client.all_suites;
+	new_server();
+	shake_hands(&moved, 100000);
+	assert_int_equal(client.client.eng.suites_num, 1);
+	tls_refused(&client);
+	assert_true(client.session_s == 0 && client.all_suites == all);
+	connect_again(&c, in_2031, FULL);
+	client.client.eng.err = BR_ERR_OK;
+	client.resuming = true;
+	tls_refused(&client);
+	assert_true(client.session_s == 0 && client.all_suites == all);
+	connect_again(&c, in_2031, FULL);
 	/* A handshake that was refused, for whatever reason, forgets it. */
 	assert_true(client.session_s != 0);
 	tls_refused(&client);
