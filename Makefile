@@ -86,6 +86,15 @@ SECONDS ?= 60
 fuzz: fuzz-deps
 	@test/fuzz/run $(SECONDS) $(TARGETS)
 
+# The core in virtual time against a simulated broker, gateway and network: SEEDS runs of 10 hours each.
+CORE := session.c bridge.c requests.c api.c link.c tls.c cert.c mqtt.c http.c dns.c json.c queue.c buf.c
+build/test/world: test/world.c $(wildcard test/world/*) $(CORE:%.c=build/%.o) Makefile | build/test
+	$(call Q,compile)$(CC) $(ALL_CFLAGS) -O2 -I. -MF /dev/null -o $@ test/world.c test/world/*.c $(CORE:%.c=build/%.o) -lbearssl
+SEEDS ?= 20
+world: deps
+	@$(MAKE) --no-print-directory build/test/world
+	@build/test/world 1 $(SEEDS) 10
+
 # The embedded roots, from Debian's ca-certificates.
 ROOTS_NEEDS := cert.c dns.c buf.c
 build/test/roots: LIBS := $(ROOTS_NEEDS) -lbearssl
@@ -114,4 +123,4 @@ clean:
 	rm -rf build dist iamcat
 
 -include $(wildcard build/*.d build/*/*.d)
-.PHONY: all deps lint-deps count-deps fuzz-deps demo test count fuzz roots lint lint-clang lint-cppcheck lint-analyzer clean
+.PHONY: all deps lint-deps count-deps fuzz-deps demo test world count fuzz roots lint lint-clang lint-cppcheck lint-analyzer clean

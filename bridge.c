@@ -166,7 +166,7 @@ static void step_state(struct bridge *b)
 {
 	struct api *a = &b->state;
 	int64_t now = b->time.now_ms, interval = (int64_t)b->config->state_interval_s * 1000;
-	bool lent = b->identity == a && (b->phase == PHASE_SERIAL || b->phase == PHASE_TOKEN);
+	bool lent = b->identity == a && (b->phase == PHASE_SERIAL || b->phase == PHASE_TOKEN || b->renewing);
 	enum api_state state = lent ? API_BUSY : api_step(a, now);
 	if (state == API_DONE || state == API_FAILED) {
 		const char *wrong = state_wrong(a);

@@ -15,6 +15,7 @@
 
 /* Every size of the program that a firmware may want to change. */
 enum {
+	BRIDGE_SEEN = 64, /* QoS 1 requests whose redelivery is recognised */
 	BRIDGE_HOST_BYTES = 256,
 	BRIDGE_TEXT_BYTES = 256,
 	BRIDGE_SECRET_BYTES = 4096,                            /* a token or a password, with its NUL */
@@ -29,10 +30,12 @@ enum {
 	BRIDGE_OUTBOX_BYTES = 192 * 1024, /* publishes that wait for PUBACK; at least the largest answer, the
 	                                   * largest state, and the reserve */
 	BRIDGE_RESERVE_BYTES = 32 * 1024, /* of the outbox, kept for answers that must not wait ("busy") */
-	BRIDGE_CONTROL_BYTES = BRIDGE_SECRET_BYTES + 1024, /* packets without payload that wait to be sent;
+	BRIDGE_CONTROL_BYTES = BRIDGE_SECRET_BYTES + 2048, /* packets without payload that wait to be sent;
 	                                                    * CONNECT is the largest */
 	BRIDGE_LOG_BYTES = 8192                            /* log lines of one step */
 };
+
+enum bridge_switch { SWITCH_OFF, SWITCH_ON };
 
 enum bridge_dates { DATES_AUTO, DATES_NUMERIC, DATES_ISO8601 };
 
@@ -53,6 +56,9 @@ struct bridge_config {
 	uint16_t keep_alive_s;
 	uint32_t token_lifetime_s;
 	enum bridge_dates dates;
+	uint32_t session_window_s; /* what the broker held for us over a longer gap is stale */
+	enum bridge_switch
+	        will; /* have the broker publish that we are gone, and say so ourselves when we stop */
 	uint32_t state_interval_s;
 	uint32_t api_timeout_s;
 	bool writes_limited; /* MODBUS_WRITE_ALLOW is not "all" */
@@ -116,10 +122,14 @@ enum bridge_phase {
 	PHASE_HELLO,     /* CONNECT was sent, CONNACK is awaited */
 	PHASE_SUBSCRIBE, /* SUBSCRIBE was sent, SUBACK is awaited */
 	PHASE_SERVE,
-	PHASE_PAUSE, /* something failed: waits before it begins anew */
-	PHASE_DRAIN, /* stopping: running calls and unacknowledged answers get a moment */
-	PHASE_LEAVE, /* stopping: DISCONNECT is on its way */
-	PHASE_DONE   /* the program may end */
+	PHASE_RENEW,   /* DISCONNECT is on its way, to connect anew with the token that was fetched */
+	PHASE_STALE,   /* the broker kept a session from too long ago: nothing that it sends is executed */
+	PHASE_DISCARD, /* DISCONNECT is on its way, so that the next connection discards that session, or has
+	                */
+	PHASE_PAUSE,   /* something failed: waits before it begins anew */
+	PHASE_DRAIN,   /* stopping: running calls and unacknowledged answers get a moment */
+	PHASE_LEAVE,   /* stopping: DISCONNECT is on its way */
+	PHASE_DONE     /* the program may end */
 };
 
 enum { LINK_BROKER, LINK_STATE, LINK_CALL, BRIDGE_LINKS = LINK_CALL + BRIDGE_CALLS };
@@ -141,7 +151,21 @@ struct bridge {
 	int64_t phase_deadline_ms;
 	unsigned failures; /* in a row, for the back-off */
 	int64_t served_since_ms;
-	const char *failure_why; /* the failure that was logged last, and when, and how often since */
+	int64_t served_until_ms; /* when the last service ended; 0: there was none */
+	unsigned early_ends;     /* connections in a row that ended soon after they began */
+	bool discarding;         /* the next connection, or this one, is there to discard a stale session */
+	uint32_t stale;          /* requests that were not executed because they are */
+	uint32_t duplicates;     /* requests that came again */
+	struct {
+		uint64_t fingerprint; /* 0: none */
+		uint16_t id;
+	} seen[BRIDGE_SEEN]; /* the QoS 1 requests that were taken last in this session */
+	size_t seen_at;
+	bool said_offline;
+	int64_t token_ms, next_token_ms; /* when the token in use was asked for, and the one that follows */
+	int64_t renew_ms;                /* when the next one is to be fetched, or at the latest to be used */
+	bool renewing;                   /* it is being fetched, or (token is not empty) is there */
+	const char *failure_why;         /* the failure that was logged last, and when, and how often since */
 	int64_t failure_logged_ms;
 	unsigned failure_repeats;
 	struct api *identity; /* the one that gets serial number or token: of call, or state */

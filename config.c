@@ -7,7 +7,7 @@
 
 #include "dns.h"
 
-enum kind { NUMBER, DATES, LEVEL, TEXT, SECRET, PEM, HOST, PREFIX, RANGES };
+enum kind { NUMBER, DATES, LEVEL, SWITCH, TEXT, SECRET, PEM, HOST, PREFIX, RANGES };
 
 /* One row for each variable: reading, mistakes and --help all come from here. */
 struct variable {
@@ -20,7 +20,7 @@ struct variable {
 };
 
 /* The places of those rows that the code names. */
-enum { BROKER_HOST, ROOT_CA = 4, ROOT_CA_FILE, TLS_NAME, USERNAME, PASSWORD, PASSWORD_FILE, VARIABLES = 19 };
+enum { BROKER_HOST, ROOT_CA = 4, ROOT_CA_FILE, TLS_NAME, USERNAME, PASSWORD, PASSWORD_FILE, VARIABLES = 21 };
 
 #define FIELD(f) offsetof(struct config, f), sizeof(((struct config *)0)->f)
 
@@ -49,6 +49,9 @@ static const struct variable variables[VARIABLES] = {
         {"MQTT_TOPIC_PREFIX", "iamcat", PREFIX, FIELD(bridge.topic_prefix), 1, CONFIG_PREFIX_BYTES,
                 "of all topics; {serial} is replaced"},
         {"MQTT_KEEPALIVE", "60", NUMBER, FIELD(bridge.keep_alive_s), 5, 65535, "MQTT keep-alive in seconds"},
+        {"MQTT_SESSION_WINDOW", "60", NUMBER, FIELD(bridge.session_window_s), 0, 86400,
+                "seconds a gap may last"},
+        {"MQTT_WILL", "on", SWITCH, FIELD(bridge.will), 0, 0, "publish an offline state"},
         {"MQTT_JWT_LIFETIME", "300", NUMBER, FIELD(bridge.token_lifetime_s), 20, 86400,
                 "seconds a JWT is valid"},
         {"MQTT_JWT_DATES", "auto", DATES, FIELD(bridge.dates), 0, 0, "JWT dates"},
@@ -62,6 +65,7 @@ static const struct variable variables[VARIABLES] = {
 /* The words for an enum, in its order. */
 static const char *const dates[] = {"auto", "numeric", "iso8601", NULL};
 static const char *const levels[] = {"error", "warn", "info", "debug", NULL};
+static const char *const switches[] = {"off", "on", NULL};
 _Static_assert(sizeof(enum bridge_dates) == sizeof(unsigned) && sizeof(enum config_level) == sizeof(unsigned),
         "take writes an enum as an unsigned");
 
@@ -199,11 +203,16 @@ static void mistake(struct reader *r, size_t v, const struct buf *why)
 	buf_put_str(r->errors, "\n");
 }
 
+static const char *const *words_of(const struct variable *v)
+{
+	return v->kind == DATES ? dates : v->kind == LEVEL ? levels : v->kind == SWITCH ? switches : NULL;
+}
+
 /* What is accepted: "5 to 65535", "auto, numeric or iso8601" */
 static void put_accepted(struct buf *b, const struct variable *v)
 {
-	const char *const *word = v->kind == DATES ? dates : levels;
-	if (v->kind == DATES || v->kind == LEVEL) {
+	const char *const *word = words_of(v);
+	if (word != NULL) {
 		SAY(b, word[0], ", ");
 		for (word++; word[1]; word++)
 			SAY(b, *word, word[2] ? ", " : " or ");
@@ -327,7 +336,7 @@ static bool take_ranges(struct bridge_config *b, struct slice s, struct buf *why
 /* Writes a whole number or the value of an enum. */
 static bool take_number(const struct variable *v, char *to, struct slice s, struct buf *why)
 {
-	const char *const *words = v->kind == DATES ? dates : levels;
+	const char *const *words = words_of(v);
 	int64_t n = slice_u64(s, v->max);
 	bool ok = n >= v->min;
 	if (v->kind != NUMBER) {
@@ -373,6 +382,7 @@ static void take(struct reader *r, size_t i)
 	switch (v->kind) {
 	case NUMBER:
 	case DATES:
+	case SWITCH:
 	case LEVEL: ok = take_number(v, to, s, &why); break;
 	case HOST: ok = take_host(v, to, s, &why); break;
 	case RANGES: ok = take_ranges(&r->c->bridge, s, &why); break;
@@ -660,7 +670,7 @@ void config_describe(struct buf *b)
 	static const char blanks[] = "                       ";
 	for (const struct variable *v = variables; v < variables + VARIABLES; v++) {
 		SAY(b, "  ", v->name, &blanks[strlen(v->name)], v->help);
-		if (v->kind == NUMBER || v->kind == DATES || v->kind == LEVEL) {
+		if (v->kind == NUMBER || words_of(v) != NULL) {
 			buf_put_str(b, v->kind == NUMBER ? ", " : ": ");
 			put_accepted(b, v);
 		}

@@ -8,7 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { DNS_PORT = 53, PIECE_BYTES = 4096 };
+enum { DNS_PORT = 53, PIECE_BYTES = 4096, USER_TIMEOUT_MS = 15 * 1000 };
 
 static void close_socket(int *fd)
 {
@@ -52,6 +52,10 @@ int resolve_connect(const struct dns_address *to, uint16_t port, int type)
 		 */
 		if (type == SOCK_STREAM)
 			setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+		/* Bytes that are not acknowledged for so long mean that the other side is gone. */
+		if (type == SOCK_STREAM)
+			setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &(unsigned){USER_TIMEOUT_MS},
+			        sizeof(unsigned));
 		if (connect(fd, &address.any, size) == 0 || errno == EINPROGRESS)
 			return fd;
 		code = errno;

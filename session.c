@@ -15,6 +15,11 @@ enum {
 	ACK_BYTES = 4,             /* of PUBACK and its kin */
 	REPEAT_LOG_MS = 60 * 1000, /* the same failure is logged once in this time */
 	DRAIN_MS = 5 * 1000,       /* stopping: for calls that run */
+	REFUSED_FAILURES = 5,      /* a refused subscription is backed off from like so many failures */
+	TAKEOVERS = 3,       /* so many early ends in a row look like another client with our client id */
+	RENEW_PART_MS = 900, /* of each second of a token's life: then the next one is fetched */
+	RENEW_RETRY_MS = 5 * 1000, /* when it could not be had */
+	EXPIRY_MS = 2 * 1000,      /* a connection that ends so close to its token's expiry has ended by it */
 	SETTLE_MS = 2 * 1000       /* stopping: for what is unacknowledged, and for DISCONNECT */
 };
 
@@ -26,8 +31,15 @@ static struct link *broker(struct bridge *b)
 /* The one place where the phase changes. */
 static void enter(struct bridge *b, enum bridge_phase phase, int64_t timeout_ms)
 {
+	if (b->phase == PHASE_SERVE)
+		b->served_until_ms = b->time.now_ms;
 	b->phase = phase;
 	b->phase_deadline_ms = b->time.now_ms + timeout_ms;
+}
+
+static const char *client_id(const struct bridge *b)
+{
+	return b->config->client_id[0] != 0 ? b->config->client_id : b->serial;
 }
 
 static void log_host(struct buf *log, const char *host, uint16_t port)
@@ -35,6 +47,14 @@ static void log_host(struct buf *log, const char *host, uint16_t port)
 	buf_put_escaped(log, slice_str(host), BRIDGE_HOST_BYTES);
 	buf_put_byte(log, ':');
 	buf_put_u64(log, port);
+}
+
+/* Has the service ended because the broker ends a connection when its token does? Then there is nothing to
+ * wait for. */
+static bool token_expired(const struct bridge *b)
+{
+	int64_t expiry_ms = b->token_ms + (int64_t)b->config->token_lifetime_s * 1000;
+	return b->phase == PHASE_SERVE && !b->config->has_login && b->time.now_ms >= expiry_ms - EXPIRY_MS;
 }
 
 /* The session has failed in its present phase: says so (the same reason once a minute), lets go of the
@@ -47,6 +67,8 @@ static void fail(struct bridge *b, const char *where, const char *why, struct sl
 		b->failures = 0;
 	int64_t most = b->failures < 6 ? BACK_OFF_MS << b->failures : BACK_OFF_MAX_MS;
 	int64_t wait = (int64_t)(((uint64_t)bridge_random(b) * (uint64_t)most) >> 32);
+	if (token_expired(b))
+		wait = 0;
 	b->failures++;
 	bool repeated = b->failure_why == why && now - b->failure_logged_ms < REPEAT_LOG_MS;
 	struct buf *log = log_begin(b, repeated ? LEVEL_DEBUG : LEVEL_WARN);
@@ -79,6 +101,9 @@ static void fail(struct bridge *b, const char *where, const char *why, struct sl
 	if (!repeated)
 		b->failure_logged_ms = now;
 	b->failure_why = why;
+	if (b->renewing && b->token[0] == 0) /* the next token is still being fetched */
+		api_finish(b->identity);
+	b->renewing = false;
 	broker(b)->open = false;
 	tls_wipe(b->token, sizeof b->token);
 	enter(b, PHASE_PAUSE, wait);
@@ -221,6 +246,7 @@ static void check_clock(struct bridge *b)
 static void ask_token(struct bridge *b)
 {
 	check_clock(b);
+	b->next_token_ms = b->time.now_ms;
 	unsigned char mem[512];
 	struct buf t = BUF(mem);
 	buf_put_str(&t, "{\"barn\": {\"sub\": ");
@@ -231,7 +257,6 @@ static void ask_token(struct bridge *b)
 	put_date(&t, b->dates, b->time.wall_us + (int64_t)b->config->token_lifetime_s * 1000000);
 	buf_put_str(&t, "}, \"headers\": {\"alg\": \"ES256\", \"typ\": \"JWT\"}, \"expires_in\": 5}");
 	api_start(b->identity, slice_str("/api/jwt/create"), buf_slice(&t), b->time.now_ms);
-	enter(b, PHASE_TOKEN, INT64_C(1) << 40);
 }
 
 static void dial(struct bridge *b)
@@ -242,6 +267,8 @@ static void dial(struct bridge *b)
 	log_end(b);
 	broker(b)->open = true;
 	b->broker_transport = false;
+	b->token_ms = b->next_token_ms;
+	b->renewing = false;
 	enter(b, PHASE_DIAL, DIAL_MS);
 }
 
@@ -267,6 +294,7 @@ static void begin(struct bridge *b)
 		enter(b, PHASE_SERIAL, INT64_C(1) << 40);
 	} else {
 		ask_token(b);
+		enter(b, PHASE_TOKEN, INT64_C(1) << 40);
 	}
 }
 
@@ -276,7 +304,7 @@ static const char *take_identity(struct bridge *b, struct slice body)
 	static const char unusable[] =
 	        "the text in the reply is empty or has characters that do not belong there";
 	const char *why;
-	if (b->phase == PHASE_TOKEN) {
+	if (b->phase != PHASE_SERIAL) {
 		why = take_member(body, "jwt", b->token, sizeof b->token);
 		return why != NULL ? why : token_usable(b->token) ? NULL : unusable;
 	}
@@ -315,23 +343,39 @@ static void step_identity(struct bridge *b)
 
 /* --- the connection to the broker --- */
 
+/* The state of a gateway that is gone: the last will's message, or the last state before a clean stop. */
+static void put_offline(struct bridge *b, struct buf *p)
+{
+	buf_put_str(p, "{\"timestamp\": \"");
+	buf_put_time(p, b->time.wall_us);
+	buf_put_str(p, "\", \"type\": \"gateway_state\", \"status\": \"offline\", \"gateway\": ");
+	json_put_string(p, slice_str(b->serial));
+	buf_put_str(p, ", \"version\": \"" IAMCAT_VERSION "\"}");
+}
+
 static void say_hello(struct bridge *b)
 {
 	const struct bridge_config *c = b->config;
 	struct mqtt_connect connect = {
-	        .client_id = slice_str(c->client_id[0] != 0 ? c->client_id : b->serial),
+	        .client_id = slice_str(client_id(b)),
 	        .user_name = slice_str(c->has_login ? c->user_name : b->serial),
 	        .password = slice_str(c->has_login ? c->password : b->token),
 	        .keep_alive_s = c->keep_alive_s,
-	        .clean_session = true,
+	        .clean_session = b->discarding,
 	};
+	unsigned char mem[256];
+	struct buf will = BUF(mem);
+	if (c->will && !b->discarding) {
+		put_offline(b, &will);
+		connect.will_topic = slice_str(b->topic_state);
+		connect.will_message = buf_slice(&will);
+	}
 	b->control.n = b->control_at = 0;
 	b->control.full = false;
 	mqtt_put_connect(&b->control, &connect);
 	tls_wipe(b->token, sizeof b->token);
 	b->packet_n = 0;
 	b->packet_skip = 0;
-	b->received.n = 0;
 	b->ping_ms = b->unacknowledged_ms = 0;
 	b->sent_ms = b->received_ms = b->time.now_ms;
 	enter(b, PHASE_HELLO, REPLY_MS);
@@ -351,15 +395,60 @@ static const char *refusal(uint8_t code)
 	}
 }
 
+/* The connection is to be given up in an orderly way: DISCONNECT, and then the link is closed. */
+static void disconnect(struct bridge *b, enum bridge_phase phase)
+{
+	mqtt_put_disconnect(&b->control);
+	enter(b, phase, SETTLE_MS);
+}
+
+/* Is what the broker kept for us too old to be executed: from before this start, or over a longer gap? */
+static bool session_stale(const struct bridge *b)
+{
+	int64_t window_ms = (int64_t)b->config->session_window_s * 1000;
+	return b->served_until_ms == 0 || b->time.now_ms - b->served_until_ms > window_ms;
+}
+
+static void accepted(struct bridge *b, bool session_present)
+{
+	mqtt_outbox_again(&b->outbox, session_present);
+	if (!session_present) {
+		mqtt_outbox_drop_passing(&b->outbox, true);
+		b->received.n = 0;
+		memset(b->seen, 0, sizeof b->seen);
+	}
+	if (b->discarding) { /* MQTT-3.1.2-6: the old session is gone */
+		b->discarding = false;
+		disconnect(b, PHASE_DISCARD);
+	} else if (session_present && session_stale(b)) {
+		/* What the broker sends until it has answered the ping was waiting: see take_publish. */
+		b->discarding = true;
+		b->stale = 0;
+		mqtt_put_pingreq(&b->control);
+		enter(b, PHASE_STALE, REPLY_MS);
+	} else {
+		b->subscribe_id = mqtt_outbox_new_id(&b->outbox);
+		mqtt_put_subscribe(&b->control, b->subscribe_id, slice_str(b->topic_request), 1);
+		enter(b, PHASE_SUBSCRIBE, REPLY_MS);
+	}
+}
+
+/* The broker has sent what it kept: it is acknowledged, and was not executed. */
+static void end_stale(struct bridge *b)
+{
+	struct buf *log = log_begin(b, LEVEL_WARN);
+	buf_put_str(log, "the broker kept a session from too long ago (MQTT_SESSION_WINDOW): it is "
+	                 "discarded; requests in it "
+	                 "that are not executed: ");
+	buf_put_u64(log, b->stale);
+	log_end(b);
+	disconnect(b, PHASE_DISCARD);
+}
+
 static void take_connack(struct bridge *b, const struct mqtt_packet *k)
 {
 	if (k->code == 0) {
-		b->subscribe_id = mqtt_outbox_new_id(&b->outbox);
-		mqtt_put_subscribe(&b->control, b->subscribe_id, slice_str(b->topic_request), 1);
-		mqtt_outbox_again(&b->outbox, k->session_present);
-		if (!k->session_present)
-			mqtt_outbox_drop_passing(&b->outbox, true);
-		enter(b, PHASE_SUBSCRIBE, REPLY_MS);
+		accepted(b, k->session_present);
 		return;
 	}
 	fail_broker(b, refusal(k->code), k->code);
@@ -375,6 +464,8 @@ static void take_connack(struct bridge *b, const struct mqtt_packet *k)
 static void take_suback(struct bridge *b, const struct mqtt_packet *k)
 {
 	if (k->code == 0x80) {
+		if (b->failures < REFUSED_FAILURES) /* such rules do not change from one second to the next */
+			b->failures = REFUSED_FAILURES;
 		fail_broker(b, "the broker refuses the subscription (is the topic allowed for this client?)",
 		        k->code);
 		return;
@@ -382,11 +473,12 @@ static void take_suback(struct bridge *b, const struct mqtt_packet *k)
 	b->served_since_ms = b->time.now_ms;
 	b->failure_why = NULL;
 	b->failure_repeats = 0;
+	b->renew_ms = b->token_ms + (int64_t)b->config->token_lifetime_s * RENEW_PART_MS;
 	struct buf *log = log_begin(b, LEVEL_INFO);
 	buf_put_str(log, "in service: connected to ");
 	log_host(log, b->config->broker_host, b->config->broker_port);
 	buf_put_str(log, " as ");
-	buf_put_escaped(log, slice_str(b->config->client_id[0] != 0 ? b->config->client_id : b->serial), 128);
+	buf_put_escaped(log, slice_str(client_id(b)), 128);
 	log_end(b);
 	enter(b, PHASE_SERVE, 0);
 }
@@ -398,6 +490,42 @@ static size_t control_room(const struct bridge *b)
 	return room > RESERVED_BYTES ? room - RESERVED_BYTES : 0;
 }
 
+/* FNV-1a, 64 bits, of what is known of a publish's payload. */
+static uint64_t fingerprint(const struct mqtt_packet *k)
+{
+	uint64_t h = UINT64_C(14695981039346656037) ^ k->skip;
+	for (size_t i = 0; i < k->payload.n; i++)
+		h = (h ^ k->payload.p[i]) * UINT64_C(1099511628211);
+	return h != 0 ? h : 1;
+}
+
+/* Is it a QoS 1 publish that was taken before in this session (MQTT-4.3.2-2 lets the broker send it again
+ * until it has our PUBACK): the same packet id and payload? */
+static bool seen_before(struct bridge *b, const struct mqtt_packet *k)
+{
+	uint64_t h = fingerprint(k);
+	for (size_t i = 0; k->qos == 1 && k->dup && i < BRIDGE_SEEN; i++)
+		if (b->seen[i].id == k->id && b->seen[i].fingerprint == h) {
+			b->duplicates++;
+			return true;
+		}
+	return false;
+}
+
+/* Remembers it, in place of an older one of the same id, or of the oldest. */
+static void note_seen(struct bridge *b, const struct mqtt_packet *k)
+{
+	size_t at = 0;
+	if (k->qos != 1)
+		return;
+	while (at < BRIDGE_SEEN && b->seen[at].id != k->id)
+		at++;
+	if (at == BRIDGE_SEEN)
+		at = b->seen_at++ % BRIDGE_SEEN;
+	b->seen[at].id = k->id;
+	b->seen[at].fingerprint = fingerprint(k);
+}
+
 /* A PUBLISH from the broker. false: there is no room for what it brings, try again later. */
 static bool take_publish(struct bridge *b, const struct mqtt_packet *k)
 {
@@ -405,10 +533,15 @@ static bool take_publish(struct bridge *b, const struct mqtt_packet *k)
 	bool ours = slice_is(k->topic, b->topic_request);
 	if (control_room(b) < ACK_BYTES)
 		return false;
-	if (ours && k->retain) {
+	if (ours && b->phase == PHASE_STALE) {
+		b->stale++;
+	} else if (ours && k->retain) {
 		log_line(b, LEVEL_WARN,
 		        "a retained request is not executed: it may be old (publish requests without "
 		        "retain)");
+	} else if (ours && seen_before(b, k)) {
+		log_line(b, LEVEL_DEBUG,
+		        "a request came again, as its acknowledgement was lost: not executed again");
 	} else if (ours) {
 		int fresh = k->qos == 2 ? mqtt_received_add(&b->received, k->id) : 1;
 		if (fresh < 0) {
@@ -419,6 +552,7 @@ static bool take_publish(struct bridge *b, const struct mqtt_packet *k)
 			mqtt_received_release(&b->received, k->id);
 			return false;
 		}
+		note_seen(b, k);
 	}
 	if (k->qos > 0)
 		mqtt_put_ack(&b->control, k->qos == 1 ? MQTT_PUBACK : MQTT_PUBREC, k->id);
@@ -463,6 +597,8 @@ static bool take_packet(struct bridge *b, const struct mqtt_packet *k)
 	case MQTT_PINGRESP:
 		if (!hello) {
 			b->ping_ms = 0;
+			if (b->phase == PHASE_STALE)
+				end_stale(b);
 			return true;
 		}
 		break;
@@ -473,11 +609,17 @@ static bool take_packet(struct bridge *b, const struct mqtt_packet *k)
 	return true;
 }
 
+/* Once the connection has failed, or DISCONNECT is on its way, nothing more is taken. */
+static bool receiving(const struct bridge *b)
+{
+	return b->phase != PHASE_PAUSE && b->phase != PHASE_RENEW && b->phase != PHASE_DISCARD;
+}
+
 /* Reads whole packets out of what was received; stops when there is no room for what they bring. */
 static void read_packets(struct bridge *b)
 {
 	size_t at = 0;
-	while (b->phase != PHASE_PAUSE && b->packet_skip == 0 && at < b->packet_n) {
+	while (receiving(b) && b->packet_skip == 0 && at < b->packet_n) {
 		struct mqtt_packet k;
 		const char *why = NULL;
 		long n = mqtt_read(b->packet + at, b->packet_n - at, sizeof b->packet, &k, &why);
@@ -499,7 +641,7 @@ static void receive(struct bridge *b)
 {
 	struct link *l = broker(b);
 	read_packets(b); /* there may be room now for what had to wait */
-	while (b->phase != PHASE_PAUSE) {
+	while (receiving(b)) {
 		struct slice s = link_read(l);
 		size_t room = sizeof b->packet - b->packet_n;
 		size_t skip = s.n < b->packet_skip ? s.n : b->packet_skip;
@@ -534,7 +676,7 @@ static size_t next_bytes(struct bridge *b, unsigned char *p, size_t room)
 		}
 		return n;
 	}
-	if (b->phase != PHASE_SERVE &&
+	if (b->phase != PHASE_STALE && b->phase != PHASE_SERVE &&
 	        b->phase != PHASE_DRAIN) /* nothing follows DISCONNECT (MQTT-3.14.4-2) */
 		return 0;
 	return mqtt_outbox_send(&b->outbox, p, room);
@@ -596,31 +738,125 @@ static void keep_alive(struct bridge *b)
 	}
 }
 
+/* Connections that end soon after they began, several in a row, are what two clients with one id do to each
+ * other (MQTT-3.1.4-2). */
+static void note_end(struct bridge *b)
+{
+	if (b->phase != PHASE_SERVE || b->time.now_ms - b->served_since_ms >= SERVED_MS) {
+		b->early_ends = 0;
+		return;
+	}
+	if (++b->early_ends < TAKEOVERS)
+		return;
+	struct buf *log = log_begin(b, LEVEL_WARN);
+	buf_put_str(log, "the broker ended ");
+	buf_put_u64(log, b->early_ends);
+	buf_put_str(
+	        log, " connections in a row soon after they began: does another client use the client id ");
+	buf_put_escaped(log, slice_str(client_id(b)), 128);
+	buf_put_str(log, "? (MQTT_CLIENT_ID)");
+	log_end(b);
+}
+
+static const char *silence(enum bridge_phase phase)
+{
+	return phase == PHASE_HELLO   ? "the broker did not answer CONNECT"
+	       : phase == PHASE_STALE ? "the broker did not answer a ping"
+	                              : "the broker did not answer SUBSCRIBE";
+}
+
+/* --- a token that follows --- */
+
+/* Fetches the next token while the old one still serves. */
+static void fetch_token(struct bridge *b)
+{
+	int64_t now = b->time.now_ms;
+	if (b->config->has_login || (b->renewing ? b->token[0] != 0 : now < b->renew_ms))
+		return;
+	if (!b->renewing) {
+		b->identity = api_idle(b);
+		if (b->identity == NULL)
+			return;
+		ask_token(b);
+		b->renewing = true;
+		return;
+	}
+	enum api_state state = api_step(b->identity, now);
+	if (state != API_DONE && state != API_FAILED)
+		return;
+	const char *why = state == API_FAILED           ? b->identity->why
+	                  : !api_succeeded(b->identity) ? "it answered with an error status"
+	                                                : take_identity(b, b->identity->reply.body);
+	api_wipe(b->identity);
+	api_finish(b->identity);
+	if (why == NULL) {
+		b->renew_ms = now + SETTLE_MS;
+		return;
+	}
+	b->renewing = false;
+	b->renew_ms = now + RENEW_RETRY_MS;
+	struct buf *log = log_begin(b, LEVEL_WARN);
+	buf_put_str(log, "gateway API, next token: ");
+	buf_put_str(log, why);
+	buf_put_str(log, "; trying again in 5 s");
+	log_end(b);
+}
+
+/* With the next token at hand, and everything acknowledged (or SETTLE_MS later), the connection is made anew.
+ * The broker keeps the session meanwhile. */
+static void renew(struct bridge *b)
+{
+	fetch_token(b);
+	if (!b->renewing || b->token[0] == 0 || mqtt_outbox_midway(&b->outbox))
+		return;
+	bool settled = mqtt_outbox_unacknowledged(&b->outbox) == 0 && b->control.n == 0;
+	if (!settled && b->time.now_ms < b->renew_ms)
+		return;
+	log_line(b, LEVEL_INFO, "the token is about to expire: connecting anew with the next one");
+	disconnect(b, PHASE_RENEW);
+}
+
+/* DISCONNECT is on its way, then the link is closed, then the next connection begins. */
+static void step_disconnect(struct bridge *b)
+{
+	struct link *l = broker(b);
+	if (l->state == LINK_UP && l->open) {
+		transmit(b);
+		if (b->control.n == 0 && link_idle(l))
+			l->open = false;
+	}
+	if (l->state == LINK_ENDED || b->time.now_ms >= b->phase_deadline_ms)
+		l->open = false;
+	if (l->state != LINK_DOWN)
+		return;
+	if (b->phase == PHASE_RENEW)
+		dial(b);
+	else
+		enter(b, PHASE_PAUSE, 0);
+}
+
 /* A phase in which the broker answers. */
 static void step_online(struct bridge *b)
 {
 	struct link *l = broker(b);
+	enum bridge_phase phase = b->phase;
+	bool serving = phase == PHASE_SERVE || phase == PHASE_DRAIN;
 	receive(b);
-	if (b->phase == PHASE_PAUSE)
+	if (b->phase != phase)
 		return;
 	if (l->state == LINK_ENDED) {
+		note_end(b);
 		fail_broker(b, l->why, l->code);
 		return;
 	}
-	if (b->phase == PHASE_HELLO || b->phase == PHASE_SUBSCRIBE) {
-		if (b->time.now_ms >= b->phase_deadline_ms) {
-			fail_broker(b,
-			        b->phase == PHASE_HELLO ? "the broker did not answer CONNECT"
-			                                : "the broker did not answer SUBSCRIBE",
-			        0);
-			return;
-		}
-	} else {
+	if (!serving && b->time.now_ms >= b->phase_deadline_ms)
+		fail_broker(b, silence(phase), 0);
+	else if (serving)
 		keep_alive(b);
-		if (b->phase == PHASE_PAUSE)
-			return;
-	}
-	transmit(b);
+	if (b->phase == PHASE_SERVE)
+		renew(b);
+	if (b->phase == phase)
+		transmit(b);
 }
 
 static void step_dial(struct bridge *b)
@@ -659,6 +895,19 @@ static void leave(struct bridge *b)
 	}
 }
 
+/* The last state of a clean stop: what the last will would have said. */
+static void publish_offline(struct bridge *b)
+{
+	struct buf p;
+	struct slice topic = slice_str(b->topic_state);
+	mqtt_outbox_drop_passing(&b->outbox, false);
+	if (mqtt_outbox_begin(&b->outbox, topic, &p)) {
+		put_offline(b, &p);
+		mqtt_outbox_commit(&b->outbox, topic, &p, false);
+	}
+	transmit(b);
+}
+
 static void step_drain(struct bridge *b)
 {
 	step_online(b);
@@ -670,8 +919,12 @@ static void step_drain(struct bridge *b)
 	if (requests_running(b) > 0 && now >= b->phase_deadline_ms)
 		requests_abandon(b);
 	bool settled = requests_waiting(b) == 0 && mqtt_outbox_count(&b->outbox) == 0 && b->control.n == 0;
-	if (settled || now >= b->phase_deadline_ms + SETTLE_MS)
+	if (settled && b->config->will && !b->said_offline) {
+		b->said_offline = true;
+		publish_offline(b);
+	} else if (settled || now >= b->phase_deadline_ms + SETTLE_MS) {
 		leave(b);
+	}
 }
 
 static void step_leave(struct bridge *b)
@@ -717,8 +970,11 @@ void session_step(struct bridge *b)
 		case PHASE_TOKEN: step_identity(b); break;
 		case PHASE_DIAL: step_dial(b); break;
 		case PHASE_HELLO:
+		case PHASE_STALE:
 		case PHASE_SUBSCRIBE:
 		case PHASE_SERVE: step_online(b); break;
+		case PHASE_RENEW:
+		case PHASE_DISCARD: step_disconnect(b); break;
 		case PHASE_PAUSE:
 			if (b->time.now_ms >= b->phase_deadline_ms)
 				begin(b);
@@ -735,15 +991,19 @@ int64_t session_deadline(const struct bridge *b)
 	int64_t at = b->phase == PHASE_SERVE || b->phase == PHASE_DONE ? INT64_MAX : b->phase_deadline_ms;
 	if (b->phase == PHASE_PAUSE && b->time.now_ms >= at)
 		at = INT64_MAX; /* waits for a connection to close, which is news */
+	if ((b->phase == PHASE_RENEW || b->phase == PHASE_DISCARD) && b->time.now_ms >= at)
+		at = INT64_MAX; /* the link is being closed, which is news */
 	if (b->phase == PHASE_LEAVE && b->time.now_ms >= at)
 		at += SETTLE_MS;
 	if (b->phase == PHASE_DRAIN && b->time.now_ms >= at)
 		at += SETTLE_MS;
 	if (b->phase != PHASE_SERVE && b->phase != PHASE_DRAIN)
 		return at;
-	int64_t due[] = {ping_due(b), later(b->ping_ms, b->skipped_ms) + REPLY_MS,
+	int64_t due[] = {ping_due(b), b->renew_ms, later(b->ping_ms, b->skipped_ms) + REPLY_MS,
 	        later(b->unacknowledged_ms, b->skipped_ms) + REPLY_MS};
-	bool counts[] = {true, b->ping_ms != 0, b->unacknowledged_ms != 0};
+	bool counts[] = {true,
+	        b->phase == PHASE_SERVE && !b->config->has_login && b->time.now_ms < b->renew_ms,
+	        b->ping_ms != 0, b->unacknowledged_ms != 0};
 	for (size_t i = 0; i < sizeof due / sizeof due[0]; i++)
 		if (counts[i] && due[i] < at)
 			at = due[i];

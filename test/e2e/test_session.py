@@ -92,7 +92,11 @@ def test_connect_says_who_it_is(env, client_id, user, password, keep_alive, lab:
     it.broker.connection()
     hello = it.broker.take(CONNECT)
     assert (hello.client_id, hello.user, hello.keep_alive) == (client_id, user, keep_alive)
-    assert hello.clean and hello.will is None
+    topic, message, qos, retain = hello.will
+    assert not hello.clean and (topic, qos, retain) == ("iamcat/state", 1, False)
+    will = json.loads(message)
+    assert will.pop("timestamp") and will.pop("version")
+    assert will == {"type": "gateway_state", "status": "offline", "gateway": SERIAL}
     asked = [r.path for r in it.api.history if r.path != "/api/state"]
     if password:
         assert hello.password.decode() == password and asked == ["/api/crypto"]
@@ -248,8 +252,8 @@ def test_a_request_may_come_before_suback(lab: Lab):
 
 
 def test_duplicates(lab: Lab):
-    """QoS 1 means at least once: each copy is acknowledged and answered. QoS 2, which nobody asked for, is
-    exactly once; its packet id is free again after PUBCOMP."""
+    """A copy of a QoS 1 request, with DUP and the same packet id, is acknowledged and not executed again. QoS 2,
+    which nobody asked for, is exactly once; its packet id is free again after PUBCOMP."""
 
     def twice(c: Connection) -> None:
         c.ready()
@@ -268,7 +272,7 @@ def test_duplicates(lab: Lab):
     it.answer(SEVERAL[3])
     assert [p.packet_id for p in it.broker.history if p.kind == PUBACK] == [7, 7]
     answers = [p.payload for p in it.broker.history if p.kind == PUBLISH and p.topic.endswith("/response")]
-    assert [sum(request in a for a in answers) for request in SEVERAL[1:4]] == [2, 1, 1]
+    assert [sum(request in a for a in answers) for request in SEVERAL[1:4]] == [1, 1, 1]
 
 
 def test_subscription_refused(lab: Lab):
@@ -277,10 +281,68 @@ def test_subscription_refused(lab: Lab):
         c.send(mqtt_packet(SUBACK, mqtt_id(c.expect(SUBSCRIBE).packet_id) + b"\x80"))
         c.serve()
 
-    it = Scripted(lab, refused)
+    it = Scripted(lab, refused)  # the next try is up to half a minute later
+    it.cat.wait_log("refuses the subscription.*; trying again in")
+    assert len(it.said()) == 1
+
+
+# ----------------------------------------------------------------------------------------------- the session
+
+
+def test_no_will(lab: Lab):
+    it = Scripted(lab, MQTT_WILL="off")
+    it.broker.connection()
+    assert it.broker.take(CONNECT).will is None
+    it.cat.stop()
+    assert b"offline" not in b"".join(p.payload for p in it.broker.history if p.kind == PUBLISH)
+
+
+def test_a_clean_stop_says_offline(lab: Lab):
+    it = Scripted(lab)
+    it.broker.connection()
+    it.ask()
+    it.cat.stop()
+    *_, last, bye = it.broker.history
+    assert json.loads(last.payload)["status"] == "offline" and bye.kind == DISCONNECT
+
+
+def kept_session(c: Connection) -> None:
+    """The broker has kept the session, and a request in it."""
+    c.expect(CONNECT)
+    c.send(connack(0, 1))
+    c.publish("iamcat/modbus/request", SEVERAL[1], packet_id=7)
+    c.serve()
+
+
+def test_a_stale_session_is_discarded(lab: Lab):
+    """From before the start of the program: acknowledged, but not executed, and one connection discards it."""
+    it = Scripted(lab, kept_session)
+    it.broker.connection(2)
+    it.ask(2)
+    assert [p.clean for p in it.broker.history if p.kind == CONNECT] == [False, True, False]
+    assert [p.packet_id for p in it.broker.history if p.kind == PUBACK and p.connection == 0] == [7]
+    it.cat.wait_log(r"MQTT_SESSION_WINDOW.*not executed: 1")
+    assert [r.path for r in it.api.history].count("/api/inverter/modbus") == 1  # what was asked later
+
+
+def test_a_short_gap_loses_nothing(lab: Lab):
+    it = Scripted(lab, served_then(Connection.end), kept_session)
     it.broker.connection(1)
-    it.ask(1)
-    assert len(it.said()) == 1 and "refuses the subscription" in it.said()[0]
+    it.answer(SEVERAL[1])
+    assert [p.clean for p in it.broker.history if p.kind == CONNECT] == [False, False]
+
+
+def test_the_token_is_renewed_before_it_expires(lab: Lab):
+    """It takes 18 s: tokens live for 20 s at least. The next one is fetched first, then DISCONNECT."""
+    it = Scripted(lab, MQTT_JWT_LIFETIME="20", STATE_INTERVAL="1")
+    it.broker.connection()
+    hello = it.broker.take(CONNECT)
+    after = it.broker.take(CONNECT, timeout=30)
+    first, second = claims(hello), claims(after)
+    assert 17 <= second["iat"] - first["iat"] <= 19
+    assert [p for p in it.broker.history if p.kind == DISCONNECT] and not it.said()
+    states = [p.at for p in it.broker.history if p.kind == PUBLISH] + [it.broker.take(PUBLISH).at]
+    assert max(later - sooner for sooner, later in zip(states, states[1:])) < 2
 
 
 # ---------------------------------------------------------------------------------------------- when it fails
