@@ -2,42 +2,216 @@
 
 #include <string.h>
 
-bool api_start(struct api *a, struct slice target, struct slice body, int64_t now_ms)
+enum {
+	SPARE_MS = 1000, /* until a connection that was lost while it waited is opened anew; doubling up to */
+	SPARE_MAX_MS = 60 * 1000,
+	SPARE_OPEN_MS = 5 * 1000 /* until it must be up */
+};
+
+/* --- the connections --- */
+
+static struct link *link_of(struct bridge *b, size_t i)
 {
-	struct link *l = a->link;
-	l->in.n = l->out.n = l->out_at = 0;
-	l->out.full = false;
-	if (body.p != NULL)
-		http_put_post(&l->out, l->host, l->port, target, body);
-	else
-		http_put_get(&l->out, l->host, l->port, target);
-	if (l->out.full) {
-		l->out.n = 0;
-		return false;
+	return &b->link[LINK_API + i];
+}
+
+static bool used(const struct bridge *b, const struct link *l)
+{
+	bool used = b->state.link == l;
+	for (size_t i = 0; i < BRIDGE_CALLS; i++)
+		used = used || b->call[i].link == l;
+	return used;
+}
+
+/* Nothing belongs on a connection that waits for a call: a single byte, which is never read, shows that the
+ * server is done with it. */
+static void park(struct bridge *b, struct link *l)
+{
+	l->in = (struct buf)BUF(b->spare_mem);
+	l->out = (struct buf){NULL, 0, 0, false};
+}
+
+static void open_link(struct bridge *b, size_t i)
+{
+	link_of(b, i)->open = true;
+	b->api_opened_ms[i] = b->time.now_ms;
+}
+
+/* How little is to be expected of an unused connection: the one that is up for longest is the best, since a
+ * server may take its connections one by one and in their order; then a new one; one that is still not up may
+ * never be. INT64_MAX: it is on its way down. */
+static int64_t rank(const struct bridge *b, size_t i)
+{
+	const struct link *l = &b->link[LINK_API + i];
+	if (!l->open)
+		return l->state == LINK_DOWN ? INT64_MAX / 4 : INT64_MAX;
+	if (l->state == LINK_ENDED || l->in.n > 0)
+		return INT64_MAX;
+	if (l->state == LINK_UP)
+		return b->api_opened_ms[i];
+	return b->time.now_ms - b->api_opened_ms[i] < SPARE_OPEN_MS ? INT64_MAX / 2 : INT64_MAX;
+}
+
+/* Of two connections that wait and more, the last one is kept for the state: no Modbus call ever delays it.
+ */
+static bool spared(struct bridge *b, const struct api *a)
+{
+	size_t up = 0;
+	for (size_t i = 0; i < BRIDGE_API_LINKS; i++)
+		up += !used(b, link_of(b, i)) && link_of(b, i)->state == LINK_UP;
+	return a != &b->state && b->config->api_spares > 1 && up <= 1;
+}
+
+/* Gives the call a connection, when there is one: rather one that was opened ahead of need. */
+static void give_link(struct bridge *b, struct api *a)
+{
+	size_t best = 0;
+	int64_t least = INT64_MAX;
+	bool not_up = spared(b, a);
+	for (size_t i = 0; i < BRIDGE_API_LINKS; i++) {
+		struct link *l = link_of(b, i);
+		if (used(b, l) || (not_up && l->state == LINK_UP) || rank(b, i) >= least)
+			continue;
+		least = rank(b, i);
+		best = i;
 	}
+	if (least == INT64_MAX)
+		return;
+	struct link *l = link_of(b, best);
+	a->waited = l->open;
+	if (!l->open)
+		open_link(b, best);
+	a->link = l;
+	l->in = a->in;
+	l->out = a->out;
+}
+
+/* The call lets go of its connection, which is closed or, when keep is set, waits for the next one. */
+static void drop_link(struct bridge *b, struct api *a, bool keep)
+{
+	if (a->link == NULL)
+		return;
+	park(b, a->link);
+	a->link->open = keep;
+	a->link = NULL;
+}
+
+/* A connection that waited has ended by itself: the next one is opened after a while, which grows. */
+static void back_off(struct bridge *b, bool refused)
+{
+	int64_t wait_ms = b->spare_failures < 6 ? SPARE_MS << b->spare_failures : SPARE_MAX_MS;
+	b->spare_failures++;
+	b->spare_refused = refused;
+	b->spare_at_ms = b->time.now_ms + wait_ms;
+}
+
+/* How many connections wait. Closes those that are of no use any more, all of them when all is set. */
+static size_t count_spares(struct bridge *b, bool all)
+{
+	size_t n = 0;
+	for (size_t i = 0; i < BRIDGE_API_LINKS; i++) {
+		struct link *l = link_of(b, i);
+		if (!l->open || used(b, l))
+			continue;
+		bool good = rank(b, i) < INT64_MAX;
+		if (!good)
+			back_off(b, !l->transport);
+		l->open = good && !all;
+		n += l->open;
+	}
+	return n;
+}
+
+/* Is a call waiting for its connection? A spare one must not get in before it. */
+static bool call_opens(struct bridge *b)
+{
+	bool opens = false;
+	for (size_t i = 0; i < BRIDGE_API_LINKS; i++) {
+		struct link *l = link_of(b, i);
+		opens = opens || (used(b, l) && (l->state == LINK_DOWN || l->state == LINK_OPENING));
+	}
+	return opens;
+}
+
+int64_t api_keep_spares(struct bridge *b)
+{
+	size_t n = count_spares(b, false), most = call_opens(b) || b->stopping ? 0 : b->config->api_spares;
+	int64_t wake = INT64_MAX;
+	for (size_t i = 0; i < BRIDGE_API_LINKS && b->api_keeps; i++)
+		n += used(b, link_of(b, i)); /* it will wait again, soon */
+	for (size_t i = 0; i < BRIDGE_API_LINKS; i++) {
+		struct link *l = link_of(b, i);
+		if (used(b, l))
+			continue;
+		if (!l->open && l->state == LINK_DOWN && n < most) {
+			if (b->time.now_ms < b->spare_at_ms) {
+				wake = earlier(wake, b->spare_at_ms);
+				continue;
+			}
+			park(b, l);
+			open_link(b, i);
+			n++;
+		}
+		if (l->open && l->state != LINK_UP)
+			wake = earlier(wake, b->api_opened_ms[i] + SPARE_OPEN_MS);
+	}
+	return wake;
+}
+
+/* --- a call --- */
+
+bool api_start(struct bridge *b, struct api *a, struct slice target, struct slice body, int64_t from_ms)
+{
+	const struct bridge_config *c = b->config;
+	a->out.n = 0;
+	a->out.full = false;
+	if (body.p != NULL)
+		http_put_post(&a->out, c->api_host, c->api_port, target, body);
+	else
+		http_put_get(&a->out, c->api_host, c->api_port, target);
+	if (a->out.full)
+		return false;
 	memset(&a->reply, 0, sizeof a->reply);
-	a->started_ms = now_ms;
-	a->deadline_ms = now_ms + a->config->api_timeout_s * 1000;
+	a->deadline_ms = from_ms + c->api_timeout_s * 1000;
+	a->once = a->repeated = false;
+	a->code = 0;
 	a->state = API_BUSY;
-	l->open = true;
+	give_link(b, a);
 	return true;
 }
 
-static enum api_state fail(struct api *a, enum bridge_error error, const char *why)
+static void fail(struct api *a, enum bridge_error error, const char *why)
 {
 	a->error = error;
 	a->why = why;
+	a->code = a->link != NULL && why == a->link->why ? a->link->code : 0;
 	a->state = API_FAILED;
-	return API_FAILED;
+}
+
+/* The connection had been waiting, and the server has given it up before it said a word, as after a restart:
+ * then the others that wait are as dead, and the call goes over a fresh one, unless it must not be made
+ * twice. */
+static bool repeat(struct bridge *b, struct api *a)
+{
+	struct link *l = a->link;
+	if (!a->waited || a->once || a->repeated || a->reply.part != HTTP_HEAD || l->in.n > 0)
+		return false;
+	drop_link(b, a, false);
+	count_spares(b, true);
+	a->repeated = true;
+	give_link(b, a);
+	return true;
 }
 
 /* Reads what has come of the reply; ended says that no more will. */
-static void read_reply(struct api *a, bool ended)
+static void read_reply(struct bridge *b, struct api *a, bool ended)
 {
 	struct link *l = a->link;
 	/* A connection that broke counts as an end only for a reply that says its own length: http_read finds
 	 * the others cut short, or cannot know, so they must not see it. */
 	bool eof = ended && l->end == LINK_EOF;
+	if (ended && repeat(b, a))
+		return;
 	long n = http_read(&a->reply, l->in.p, &l->in.n, eof);
 	if (n > 0)
 		a->state = API_DONE;
@@ -47,19 +221,19 @@ static void read_reply(struct api *a, bool ended)
 		fail(a, ERROR_API_INVALID_REPLY, l->why);
 }
 
-enum api_state api_step(struct api *a, int64_t now_ms)
+enum api_state api_step(struct bridge *b, struct api *a)
 {
-	struct link *l = a->link;
-	if (a->state == API_CLOSING && l->state == LINK_DOWN)
-		a->state = API_IDLE;
 	if (a->state != API_BUSY)
 		return a->state;
-	if (l->state == LINK_ENDED && l->end == LINK_REFUSED)
+	if (a->link == NULL)
+		give_link(b, a);
+	struct link *l = a->link;
+	if (l != NULL && l->state == LINK_ENDED && l->end == LINK_REFUSED)
 		fail(a, ERROR_API_UNREACHABLE, l->why);
-	else if (l->state == LINK_UP || l->state == LINK_ENDED)
-		read_reply(a, l->state == LINK_ENDED);
-	if (a->state == API_BUSY && now_ms >= a->deadline_ms) {
-		if (l->transport)
+	else if (l != NULL && (l->state == LINK_UP || l->state == LINK_ENDED))
+		read_reply(b, a, l->state == LINK_ENDED);
+	if (a->state == API_BUSY && b->time.now_ms >= a->deadline_ms) {
+		if (a->repeated || (a->link != NULL && a->link->transport))
 			fail(a, ERROR_API_TIMEOUT, "it did not answer in time");
 		else
 			fail(a, ERROR_API_UNREACHABLE, "no connection in time");
@@ -67,17 +241,24 @@ enum api_state api_step(struct api *a, int64_t now_ms)
 	return a->state;
 }
 
-void api_finish(struct api *a)
+void api_finish(struct bridge *b, struct api *a)
 {
-	a->link->open = false;
+	bool whole = a->state == API_DONE;
+	if (whole)
+		b->api_keeps = a->reply.keep_alive;
+	if (whole && (a->waited || b->spare_refused))
+		b->spare_failures = 0;
+	drop_link(b, a,
+	        whole && a->reply.keep_alive && link_idle(a->link) &&
+	                count_spares(b, false) < b->config->api_spares);
 	a->request = 0;
-	a->state = API_CLOSING;
+	a->state = API_IDLE;
 }
 
 struct api *api_idle(struct bridge *b)
 {
 	for (size_t i = 0; i < BRIDGE_CALLS; i++)
-		if (api_step(&b->call[i], b->time.now_ms) == API_IDLE)
+		if (b->call[i].state == API_IDLE)
 			return &b->call[i];
 	return NULL;
 }
@@ -101,9 +282,9 @@ int64_t api_deadline(const struct api *a)
 void api_put_why(struct buf *b, const struct api *a)
 {
 	buf_put_str(b, a->why);
-	if (a->link->state == LINK_ENDED && a->link->code != 0 && a->why == a->link->why) {
+	if (a->code != 0) {
 		buf_put_str(b, " (error ");
-		buf_put_i64(b, a->link->code);
+		buf_put_i64(b, a->code);
 		buf_put_str(b, ")");
 	}
 }

@@ -167,13 +167,13 @@ static void step_state(struct bridge *b)
 	struct api *a = &b->state;
 	int64_t now = b->time.now_ms, interval = (int64_t)b->config->state_interval_s * 1000;
 	bool lent = b->identity == a && (b->phase == PHASE_SERIAL || b->phase == PHASE_TOKEN || b->renewing);
-	enum api_state state = lent ? API_BUSY : api_step(a, now);
+	enum api_state state = lent ? API_BUSY : api_step(b, a);
 	if (state == API_DONE || state == API_FAILED) {
 		const char *wrong = state_wrong(a);
 		log_state(b, wrong);
 		if (b->topic_state[0] != 0)
 			publish_state(b, wrong == NULL ? a->reply.body : (struct slice){NULL, 0});
-		api_finish(a);
+		api_finish(b, a);
 	}
 	if (b->stopping)
 		return;
@@ -183,22 +183,17 @@ static void step_state(struct bridge *b)
 	while (b->tick_ms <= now)
 		b->tick_ms += interval;
 	/* Its time counts from the beat, so that it is over at a later beat and not just after it. */
-	if (b->state_due && !lent && api_step(a, now) == API_IDLE)
+	if (b->state_due && !lent && a->state == API_IDLE)
 		b->state_due = !api_start(
-		        a, slice_str("/api/state"), (struct slice){NULL, 0}, b->tick_ms - interval);
+		        b, a, slice_str("/api/state"), (struct slice){NULL, 0}, b->tick_ms - interval);
 }
 
 /* --- the whole --- */
 
 static void init_api(struct bridge *b, struct api *a, size_t i)
 {
-	struct link *l = &b->link[LINK_STATE + i];
-	l->host = b->config->api_host;
-	l->port = b->config->api_port;
-	l->in = (struct buf)BUF(b->in_mem[i]);
-	l->out = (struct buf)BUF(b->out_mem[i]);
-	a->link = l;
-	a->config = b->config;
+	a->in = (struct buf)BUF(b->in_mem[i]);
+	a->out = (struct buf)BUF(b->out_mem[i]);
 }
 
 void bridge_init(struct bridge *b, const struct bridge_config *config, struct tls *tls,
@@ -216,17 +211,16 @@ void bridge_init(struct bridge *b, const struct bridge_config *config, struct tl
 	b->link[LINK_BROKER].server_name =
 	        config->tls_server_name[0] != 0 ? config->tls_server_name : config->broker_host;
 	b->link[LINK_BROKER].anchors = anchors;
+	for (size_t i = LINK_API; i < BRIDGE_LINKS; i++) {
+		b->link[i].host = config->api_host;
+		b->link[i].port = config->api_port;
+	}
 	init_api(b, &b->state, 0);
 	for (size_t i = 0; i < BRIDGE_CALLS; i++)
 		init_api(b, &b->call[i], i + 1);
 	mqtt_outbox_init(&b->outbox, b->outbox_mem, sizeof b->outbox_mem);
 	requests_init(b);
 	session_init(b);
-}
-
-static int64_t earlier(int64_t a, int64_t b)
-{
-	return a < b ? a : b;
 }
 
 int64_t bridge_step(struct bridge *b, struct bridge_time time)
@@ -236,7 +230,8 @@ int64_t bridge_step(struct bridge *b, struct bridge_time time)
 	requests_step(b);
 	step_state(b);
 	session_step(b); /* what the others have brought goes out now */
-	int64_t wake = earlier(session_deadline(b), api_deadline(&b->state));
+	int64_t wake = earlier(api_keep_spares(b), session_deadline(b));
+	wake = earlier(wake, api_deadline(&b->state));
 	if (!b->stopping)
 		wake = earlier(wake, b->tick_ms);
 	for (size_t i = 0; i < BRIDGE_CALLS; i++)

@@ -26,6 +26,7 @@ enum {
 	BRIDGE_TARGET_BYTES = 3 * BRIDGE_REQUEST_BYTES + 1024, /* path and query of a call */
 	BRIDGE_CALL_BYTES = BRIDGE_TARGET_BYTES + 1024,        /* a call with its header */
 	BRIDGE_CALLS = 2,                                      /* Modbus calls at a time */
+	BRIDGE_API_LINKS = 4,             /* connections to the API, in use or ahead of need */
 	BRIDGE_QUEUE_BYTES = 72 * 1024,   /* requests that wait: 256 of 200 bytes and more */
 	BRIDGE_OUTBOX_BYTES = 192 * 1024, /* publishes that wait for PUBACK; at least the largest answer, the
 	                                   * largest state, and the reserve */
@@ -61,6 +62,7 @@ struct bridge_config {
 	        will; /* have the broker publish that we are gone, and say so ourselves when we stop */
 	uint32_t state_interval_s;
 	uint32_t api_timeout_s;
+	uint32_t api_spares; /* connections to the API that are kept open ahead of need */
 	bool writes_limited; /* MODBUS_WRITE_ALLOW is not "all" */
 	struct {
 		uint16_t first, last; /* addresses, inclusive */
@@ -78,11 +80,10 @@ enum bridge_level { LEVEL_ERROR, LEVEL_WARN, LEVEL_INFO, LEVEL_DEBUG };
 
 /* One call of the API over one link: from its request to its whole reply or its failure. */
 enum api_state {
-	API_IDLE,   /* a call can be started */
-	API_BUSY,   /* under way */
-	API_DONE,   /* a whole reply is in reply; the caller takes it, then api_finish */
-	API_FAILED, /* error and why say what happened; the caller takes note, then api_finish */
-	API_CLOSING /* finished, the link is on its way down */
+	API_IDLE,  /* a call can be started */
+	API_BUSY,  /* under way */
+	API_DONE,  /* a whole reply is in reply; the caller takes it, then api_finish */
+	API_FAILED /* error and why say what happened; the caller takes note, then api_finish */
 };
 
 /* The stable words of error answers, in the order of bridge_error_code's table. */
@@ -105,12 +106,16 @@ enum bridge_error {
 
 struct api {
 	enum api_state state;
-	struct link *link;
-	const struct bridge_config *config;
-	int64_t deadline_ms, started_ms;
+	struct link *link;  /* NULL: it has none, or waits for one */
+	struct buf in, out; /* memory for the reply; the request */
+	bool waited;        /* the link had been opened ahead of need */
+	bool once;          /* never to be made again, not even when such a link turns out to be dead */
+	bool repeated;      /* for that reason it is being made again */
+	int64_t deadline_ms;
 	struct http_reply reply;
 	enum bridge_error error;
 	const char *why;  /* a static sentence */
+	int code;         /* the number behind it, 0 for none */
 	uint32_t request; /* whose call it is: a request's number, see requests.c; 0 for none */
 };
 
@@ -132,7 +137,8 @@ enum bridge_phase {
 	PHASE_DONE     /* the program may end */
 };
 
-enum { LINK_BROKER, LINK_STATE, LINK_CALL, BRIDGE_LINKS = LINK_CALL + BRIDGE_CALLS };
+/* The links to the API belong to nobody: a call takes one that waits, or a new one. */
+enum { LINK_BROKER, LINK_API, BRIDGE_LINKS = LINK_API + BRIDGE_API_LINKS };
 
 struct bridge {
 	const struct bridge_config *config;
@@ -185,6 +191,7 @@ struct bridge {
 	struct buf control;        /* packets to be sent */
 	size_t control_at;         /* how much of it was sent */
 	size_t packet_n;           /* bytes in packet */
+	bool passed_over;          /* requests were read and not taken: the broker is to send them again */
 	size_t packet_skip;        /* bytes of a too large PUBLISH still to be thrown away */
 	int64_t skipped_ms;        /* when the last of these came */
 	struct mqtt_outbox outbox;
@@ -194,6 +201,14 @@ struct bridge {
 	struct queue requests;
 	uint32_t last_request;
 	struct api call[BRIDGE_CALLS];
+
+	/* connections ahead of need (api.c) */
+	int64_t api_opened_ms[BRIDGE_API_LINKS];
+	bool api_keeps;          /* the server kept the last connection open, for the next call */
+	unsigned spare_failures; /* in a row: ended before they were of use */
+	bool spare_refused;      /* the last of them never came up */
+	int64_t spare_at_ms;     /* not before this is the next one opened */
+	unsigned char spare_mem[1];
 
 	/* the state (bridge.c) */
 	struct api state;

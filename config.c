@@ -20,7 +20,7 @@ struct variable {
 };
 
 /* The places of those rows that the code names. */
-enum { BROKER_HOST, ROOT_CA = 4, ROOT_CA_FILE, TLS_NAME, USERNAME, PASSWORD, PASSWORD_FILE, VARIABLES = 21 };
+enum { BROKER_HOST, ROOT_CA = 4, ROOT_CA_FILE, TLS_NAME, USERNAME, PASSWORD, PASSWORD_FILE, VARIABLES = 22 };
 
 #define FIELD(f) offsetof(struct config, f), sizeof(((struct config *)0)->f)
 
@@ -58,6 +58,8 @@ static const struct variable variables[VARIABLES] = {
         {"STATE_INTERVAL", "5", NUMBER, FIELD(bridge.state_interval_s), 1, 3600, "seconds between states"},
         {"WEB_CONTAINER_TIMEOUT", "10", NUMBER, FIELD(bridge.api_timeout_s), 1, 300,
                 "seconds for one API call"},
+        {"WEB_CONTAINER_SPARES", "2", NUMBER, FIELD(bridge.api_spares), 0, BRIDGE_API_LINKS,
+                "API connections opened ahead"},
         {"MODBUS_WRITE_ALLOW", "all", RANGES, 0, 0, 0, 0, "all, none, or registers: 100,200-299"},
         {"LOG_LEVEL", "info", LEVEL, FIELD(log_level), 0, 0, "what to log"},
 };

@@ -9,6 +9,11 @@ struct buf *log_begin(struct bridge *b, enum bridge_level level);
 void log_end(struct bridge *b);
 void log_line(struct bridge *b, enum bridge_level level, const char *text);
 
+static inline int64_t earlier(int64_t a, int64_t b)
+{
+	return a < b ? a : b;
+}
+
 /* 32 pseudo-random bits, for jitter only. */
 uint32_t bridge_random(struct bridge *b);
 
@@ -18,18 +23,22 @@ bool publish_begin(struct bridge *b, const char *topic, const char *type, struct
 
 /* api.c */
 
-/* Starts a call: GET target, or POST body to it when body.p is set. The api must be API_IDLE. Returns false
- * when it does not fit into BRIDGE_CALL_BYTES. */
-bool api_start(struct api *a, struct slice target, struct slice body, int64_t now_ms);
+/* Starts a call: GET target, or POST body to it when body.p is set; its time counts from from_ms. The api
+ * must be API_IDLE. Returns false when it does not fit into BRIDGE_CALL_BYTES. Where it must not be made
+ * twice, whatever happens, the caller sets once. */
+bool api_start(struct bridge *b, struct api *a, struct slice target, struct slice body, int64_t from_ms);
 
 /* Moves a call on; returns the state. API_DONE means 2xx or not, look at reply.status. */
-enum api_state api_step(struct api *a, int64_t now_ms);
+enum api_state api_step(struct bridge *b, struct api *a);
 
 /* Takes the api back from API_DONE or API_FAILED, or gives up a call that is under way. */
-void api_finish(struct api *a);
+void api_finish(struct bridge *b, struct api *a);
 
 /* One of b->call that is API_IDLE, NULL when there is none. */
 struct api *api_idle(struct bridge *b);
+
+/* Opens connections ahead of need. Returns when it wants to be called again: INT64_MAX for never. */
+int64_t api_keep_spares(struct bridge *b);
 
 /* Wipes the reply, which may be a token, wherever in the link's memory its bytes have been. */
 void api_wipe(struct api *a);

@@ -104,6 +104,7 @@ struct reading {
 	struct slice object;
 	struct buf target;
 	size_t names; /* in target */
+	bool write;
 	struct buf *sentence;
 	enum bridge_error error;
 };
@@ -311,6 +312,7 @@ static void check_write(struct reading *r, size_t address, size_t values)
 
 static void read_write_request(struct reading *r, int64_t address)
 {
+	r->write = true;
 	put_string(r, "device_id", NULL);
 	put_integer(r, "address", address);
 	put_integer(r, "function_code", 16);
@@ -332,9 +334,9 @@ static void read_read_request(struct reading *r, int64_t function_code, int64_t 
 
 /* Turns an object into the path and query of its call: in b->target, or an error with its sentence. */
 static enum bridge_error read_request(
-        struct bridge *b, struct slice object, struct slice *target, struct buf *sentence)
+        struct bridge *b, struct slice object, struct slice *target, bool *write, struct buf *sentence)
 {
-	struct reading r = {b, object, BUF(b->target), 0, sentence, ERROR_NONE};
+	struct reading r = {.b = b, .object = object, .target = BUF(b->target), .sentence = sentence};
 	buf_put_str(&r.target, "/api/inverter/modbus");
 	struct slice code;
 	if (!member(&r, "function_code", true, &code))
@@ -355,6 +357,7 @@ static enum bridge_error read_request(
 		return ERROR_TOO_LARGE;
 	}
 	*target = buf_slice(&r.target);
+	*write = r.write;
 	return r.error;
 }
 
@@ -445,6 +448,7 @@ static bool start(
 {
 	struct slice payload = payload_of(r), target;
 	size_t at;
+	bool write = false;
 	const char *why;
 	*a = (struct answer){.request = payload};
 	if (b->stopping) {
@@ -470,9 +474,9 @@ static bool start(
 		a->error = ERROR_NOT_AN_OBJECT;
 		buf_put_str(sentence, "the request must be a JSON object");
 	} else {
-		a->error = read_request(b, payload, &target, sentence);
+		a->error = read_request(b, payload, &target, &write, sentence);
 		if (a->error == ERROR_NONE &&
-		        !api_start(call, target, (struct slice){NULL, 0}, b->time.now_ms)) {
+		        !api_start(b, call, target, (struct slice){NULL, 0}, b->time.now_ms)) {
 			a->error = ERROR_TOO_LARGE;
 			buf_put_str(sentence, "the call of the API would be too long");
 		}
@@ -480,6 +484,7 @@ static bool start(
 			log_call(b, r->number, target);
 			r->running = true;
 			call->request = r->number;
+			call->once = write;
 			return true;
 		}
 	}
@@ -599,7 +604,7 @@ static void finish_call(struct bridge *b, struct api *call)
 		}
 		queue_remove(&b->requests, r);
 	}
-	api_finish(call);
+	api_finish(b, call);
 }
 
 void requests_step(struct bridge *b)
@@ -608,7 +613,7 @@ void requests_step(struct bridge *b)
 		struct api *call = &b->call[i];
 		if (call->request == 0)
 			continue;
-		enum api_state state = api_step(call, b->time.now_ms);
+		enum api_state state = api_step(b, call);
 		if (state == API_DONE || state == API_FAILED)
 			finish_call(b, call);
 	}

@@ -102,7 +102,7 @@ static void fail(struct bridge *b, const char *where, const char *why, struct sl
 		b->failure_logged_ms = now;
 	b->failure_why = why;
 	if (b->renewing && b->token[0] == 0) /* the next token is still being fetched */
-		api_finish(b->identity);
+		api_finish(b, b->identity);
 	b->renewing = false;
 	broker(b)->open = false;
 	tls_wipe(b->token, sizeof b->token);
@@ -256,7 +256,7 @@ static void ask_token(struct bridge *b)
 	buf_put_str(&t, ", \"exp\": ");
 	put_date(&t, b->dates, b->time.wall_us + (int64_t)b->config->token_lifetime_s * 1000000);
 	buf_put_str(&t, "}, \"headers\": {\"alg\": \"ES256\", \"typ\": \"JWT\"}, \"expires_in\": 5}");
-	api_start(b->identity, slice_str("/api/jwt/create"), buf_slice(&t), b->time.now_ms);
+	api_start(b, b->identity, slice_str("/api/jwt/create"), buf_slice(&t), b->time.now_ms);
 }
 
 static void dial(struct bridge *b)
@@ -285,12 +285,12 @@ static void begin(struct bridge *b)
 	}
 	/* With a full outbox the calls are held by answers that wait for this connection. */
 	b->identity = api_idle(b);
-	if (b->identity == NULL && api_step(&b->state, b->time.now_ms) == API_IDLE)
+	if (b->identity == NULL && b->state.state == API_IDLE)
 		b->identity = &b->state;
 	if (b->identity == NULL)
 		return;
 	if (b->serial[0] == 0) {
-		api_start(b->identity, slice_str("/api/crypto"), (struct slice){NULL, 0}, b->time.now_ms);
+		api_start(b, b->identity, slice_str("/api/crypto"), (struct slice){NULL, 0}, b->time.now_ms);
 		enter(b, PHASE_SERIAL, INT64_C(1) << 40);
 	} else {
 		ask_token(b);
@@ -320,10 +320,10 @@ static const char *take_identity(struct bridge *b, struct slice body)
 static void step_identity(struct bridge *b)
 {
 	struct api *a = b->identity;
-	enum api_state state = api_step(a, b->time.now_ms);
+	enum api_state state = api_step(b, a);
 	const char *what = b->phase == PHASE_SERIAL ? ", serial number" : ", token";
 	if (state == API_FAILED) {
-		fail_api(b, what, a->why, a->why == a->link->why ? a->link->code : 0);
+		fail_api(b, what, a->why, a->code);
 	} else if (state == API_DONE && !api_succeeded(a)) {
 		fail_api(b, what, "it answered with an error status", a->reply.status);
 	} else if (state == API_DONE) {
@@ -338,7 +338,7 @@ static void step_identity(struct bridge *b)
 	} else {
 		return;
 	}
-	api_finish(a);
+	api_finish(b, a);
 }
 
 /* --- the connection to the broker --- */
@@ -376,6 +376,7 @@ static void say_hello(struct bridge *b)
 	tls_wipe(b->token, sizeof b->token);
 	b->packet_n = 0;
 	b->packet_skip = 0;
+	b->passed_over = false;
 	b->ping_ms = b->unacknowledged_ms = 0;
 	b->sent_ms = b->received_ms = b->time.now_ms;
 	enter(b, PHASE_HELLO, REPLY_MS);
@@ -526,7 +527,22 @@ static void note_seen(struct bridge *b, const struct mqtt_packet *k)
 	b->seen[at].fingerprint = fingerprint(k);
 }
 
-/* A PUBLISH from the broker. false: there is no room for what it brings, try again later. */
+/* Not even an answer that there is no room has room, and what would make some (PUBACKs) comes behind this
+ * request. So it is read, but not acknowledged, and neither is any request behind it, which keeps their
+ * order: the broker sends them again when the connection is made anew, see renew. */
+static void pass_over(struct bridge *b, const struct mqtt_packet *k)
+{
+	b->packet_skip = k->skip;
+	if (b->passed_over)
+		return;
+	log_line(b, LEVEL_WARN,
+	        "too many requests at once: the broker is asked to send the rest of them again");
+	b->passed_over = true;
+	if (!b->renewing) /* the token is fetched now, or there is none to fetch */
+		b->renew_ms = b->time.now_ms + (b->config->has_login ? SETTLE_MS : 0);
+}
+
+/* A PUBLISH from the broker. false: there is no room for its acknowledgement, try again later. */
 static bool take_publish(struct bridge *b, const struct mqtt_packet *k)
 {
 	size_t size = k->skip > 0 ? k->skip : k->payload.n;
@@ -535,6 +551,9 @@ static bool take_publish(struct bridge *b, const struct mqtt_packet *k)
 		return false;
 	if (ours && b->phase == PHASE_STALE) {
 		b->stale++;
+	} else if (ours && b->passed_over) {
+		pass_over(b, k);
+		return true;
 	} else if (ours && k->retain) {
 		log_line(b, LEVEL_WARN,
 		        "a retained request is not executed: it may be old (publish requests without "
@@ -550,7 +569,8 @@ static bool take_publish(struct bridge *b, const struct mqtt_packet *k)
 		}
 		if (fresh > 0 && !requests_take(b, k->payload, size)) {
 			mqtt_received_release(&b->received, k->id);
-			return false;
+			pass_over(b, k);
+			return true;
 		}
 		note_seen(b, k);
 	}
@@ -781,14 +801,14 @@ static void fetch_token(struct bridge *b)
 		b->renewing = true;
 		return;
 	}
-	enum api_state state = api_step(b->identity, now);
+	enum api_state state = api_step(b, b->identity);
 	if (state != API_DONE && state != API_FAILED)
 		return;
 	const char *why = state == API_FAILED           ? b->identity->why
 	                  : !api_succeeded(b->identity) ? "it answered with an error status"
 	                                                : take_identity(b, b->identity->reply.body);
 	api_wipe(b->identity);
-	api_finish(b->identity);
+	api_finish(b, b->identity);
 	if (why == NULL) {
 		b->renew_ms = now + SETTLE_MS;
 		return;
@@ -803,16 +823,20 @@ static void fetch_token(struct bridge *b)
 }
 
 /* With the next token at hand, and everything acknowledged (or SETTLE_MS later), the connection is made anew.
- * The broker keeps the session meanwhile. */
+ * The broker keeps the session meanwhile, and what was passed over. */
 static void renew(struct bridge *b)
 {
 	fetch_token(b);
-	if (!b->renewing || b->token[0] == 0 || mqtt_outbox_midway(&b->outbox))
+	bool ready = b->config->has_login ? b->passed_over : b->renewing && b->token[0] != 0;
+	bool room = !b->passed_over || queue_room(&b->outbox.queue) > BRIDGE_RESERVE_BYTES;
+	if (!ready || !room || mqtt_outbox_midway(&b->outbox))
 		return;
 	bool settled = mqtt_outbox_unacknowledged(&b->outbox) == 0 && b->control.n == 0;
 	if (!settled && b->time.now_ms < b->renew_ms)
 		return;
-	log_line(b, LEVEL_INFO, "the token is about to expire: connecting anew with the next one");
+	log_line(b, LEVEL_INFO,
+	        b->passed_over ? "connecting anew, for requests that had no room"
+	                       : "the token is about to expire: connecting anew with the next one");
 	disconnect(b, PHASE_RENEW);
 }
 
@@ -1002,7 +1026,8 @@ int64_t session_deadline(const struct bridge *b)
 	int64_t due[] = {ping_due(b), b->renew_ms, later(b->ping_ms, b->skipped_ms) + REPLY_MS,
 	        later(b->unacknowledged_ms, b->skipped_ms) + REPLY_MS};
 	bool counts[] = {true,
-	        b->phase == PHASE_SERVE && !b->config->has_login && b->time.now_ms < b->renew_ms,
+	        b->phase == PHASE_SERVE && (!b->config->has_login || b->passed_over) &&
+	                b->time.now_ms < b->renew_ms,
 	        b->ping_ms != 0, b->unacknowledged_ms != 0};
 	for (size_t i = 0; i < sizeof due / sizeof due[0]; i++)
 		if (counts[i] && due[i] < at)

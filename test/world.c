@@ -189,7 +189,7 @@ void request_read(uint32_t number, uint8_t qos, bool old)
 		return;
 	}
 	r->order = ++w.order;
-	if (qos == 0)
+	if (qos == 0 && !w.bridge->passed_over) /* the broker could not send it again */
 		accept(number);
 }
 
@@ -409,7 +409,8 @@ static void check_states(void)
 {
 	const struct wire *l = &wires[LINK_BROKER];
 	int64_t beat = (int64_t)w.config.state_interval_s * 1000, limit = w.config.api_timeout_s * 1000;
-	if (w.serving_since == never || l->window != 0 || l->dead || gateway_healthy_since > w.now)
+	if (w.serving_since == never || l->window != 0 || l->dead || gateway_healthy_since > w.now ||
+	        broker_is_mute())
 		return;
 	int64_t since = latest(latest(w.state_at, w.serving_since),
 	        latest(gateway_healthy_since + limit + beat, l->stalled_until + 1000));
@@ -534,7 +535,7 @@ static void fault(void)
 	case 0:
 	case 1:
 	case 2: break_connection(&wires[LINK_BROKER]); break;
-	case 3: break_connection(&wires[LINK_STATE + draw(BRIDGE_LINKS - LINK_STATE)]); break;
+	case 3: break_connection(&wires[LINK_API + draw(BRIDGE_LINKS - LINK_API)]); break;
 	case 4:
 	case 5: gateway_turn((enum health)draw(5)); break;
 	case 6:
@@ -586,6 +587,8 @@ static void calm_down(void)
 	gateway_turn(HEALTHY);
 	broker_down_until = 0;
 	fault_at = operate_at = jump_at = never;
+	for (size_t i = 0; i < BRIDGE_LINKS; i++)
+		wires[i].window = 0;
 	if (w.running && w.bridge->stopping == false)
 		break_connection(&wires[LINK_BROKER]);
 }
@@ -712,6 +715,7 @@ static void set_up(uint64_t seed, int64_t hours)
 	c->session_window_s = windows[draw(5)];
 	c->will = chance(4) ? SWITCH_OFF : SWITCH_ON;
 	c->state_interval_s = chance(10) ? 60 : 5;
+	c->api_spares = draw(5);
 	c->api_timeout_s = chance(4) ? 3 + draw(20) : 10;
 	if (chance(5)) {
 		c->has_login = true;

@@ -9,7 +9,7 @@ from typing import Any, Callable, Iterator
 import pytest
 
 import fake
-from desk import READ, Desk, gateway_desk, padded, scripted_desk, to_bytes
+from desk import READ, WRITE, Desk, gateway_desk, padded, scripted_desk, to_bytes
 from fake import CLOSE, PUBLISH, RESET, http_reply
 from lab import DEVICE, TIMEOUT, Lab, strict_json
 
@@ -284,12 +284,16 @@ def test_the_gateways_errors(lab: Lab):
         sentence = desk.refused(READ, "api_error", int(mode[:3]))
         assert sentence == f"the gateway's API answered with status {mode[:3]}{words}"
     assert "unknown type X9" in desk.refused({**READ, "type": "X9"}, "api_error", 400)
-    for mode in ("notjson", "empty", "zero", "cut", "both", "lengths", "bighead", "huge"):
-        gateway.set(modbus=f"{mode}:1")
+    for mode in ("notjson:1", "empty:1", "zero:2", "cut:1", "both:1", "lengths:1", "bighead:1", "huge:1"):
+        gateway.set(modbus=mode)
         desk.check_error(response := desk.ask(READ), "api_invalid_reply", response.get("status"))
-    for mode in ("close", "continue", "chunked"):
+    for mode in ("close", "continue", "chunked", "zero"):  # a connection that had waited may be dead: once more
         gateway.set(modbus=f"{mode}:1")
         assert desk.ask(READ)["value"] == 42
+    gateway.control("reset")
+    gateway.set(modbus="zero:1")  # but never for a write
+    desk.refused(WRITE, "api_invalid_reply")
+    assert len(gateway.calls("modbus")) == 1
     for address in (100, 102, 104):  # where the device has F32 NaN, Infinity, -Infinity
         gateway.set(proxy=(address - 100) // 2)
         assert desk.ask({**READ, "address": address, "size": 2, "type": "F32"})["value"] is None
@@ -301,7 +305,7 @@ def test_the_gateways_errors(lab: Lab):
 
 
 def test_an_api_that_does_not_listen_is_unreachable(lab: Lab):
-    desk = scripted_desk(lab)
+    desk = scripted_desk(lab, WEB_CONTAINER_SPARES="0")
     assert desk.ask(READ)["value"] == 42
     desk.api.deaf()
     for _ in range(3):
@@ -313,7 +317,7 @@ def test_an_api_that_does_not_listen_is_unreachable(lab: Lab):
 
 def test_an_api_that_does_not_take_connections_is_unreachable_in_time(lab: Lab):
     """The kernel drops SYNs of connections that nobody accepts."""
-    desk = scripted_desk(lab, WEB_CONTAINER_TIMEOUT="1")
+    desk = scripted_desk(lab, WEB_CONTAINER_TIMEOUT="1", WEB_CONTAINER_SPARES="0")
     desk.api.deaf()
     with socket.socket() as full, socket.socket() as first:
         full.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

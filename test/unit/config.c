@@ -127,6 +127,7 @@ static const char *fields(void)
 	INTEGER(dates, DATES_AUTO);
 	INTEGER(state_interval_s, 5);
 	INTEGER(api_timeout_s, 10);
+	INTEGER(api_spares, 2);
 	INTEGER(writes_limited, 0);
 	for (size_t i = 0; i < b->write_allows; i++)
 		to += sprintf(to, "%u-%u ", b->write_allow[i].first, b->write_allow[i].last);
@@ -165,19 +166,23 @@ static const struct {
                 "MQTT_BROKER_HOST=b.example\nMQTT_BROKER_PORT=1\nWEB_CONTAINER_HOST=web_1\n"
                 "WEB_CONTAINER_PORT=65535\nMQTT_USERNAME=u\xc3\xa4\nMQTT_PASSWORD=p\nMQTT_CLIENT_ID=c\n"
                 "MQTT_TOPIC_PREFIX=a/{serial}/b\nMQTT_KEEPALIVE=65535\nMQTT_JWT_LIFETIME=86400\n"
-                "MQTT_JWT_DATES=iso8601\nSTATE_INTERVAL=3600\nWEB_CONTAINER_TIMEOUT=300\n"
+                "MQTT_JWT_DATES=iso8601\nSTATE_INTERVAL=3600\nWEB_CONTAINER_TIMEOUT=300\nWEB_CONTAINER_"
+                "SPARES=4\n"
                 "MODBUS_WRITE_ALLOW=1,2-3\nLOG_LEVEL=debug\nMQTT_ROOT_CA=BEGIN\n",
                 {0},
                 "broker_host=b.example broker_port=1 api_host=web_1 api_port=65535 user_name=u\xc3\xa4 "
                 "password=p has_login=1 client_id=c topic_prefix=a/{serial}/b keep_alive_s=65535 "
-                "token_lifetime_s=86400 dates=2 state_interval_s=3600 api_timeout_s=300 writes_limited=1 "
+                "token_lifetime_s=86400 dates=2 state_interval_s=3600 api_timeout_s=300 api_spares=4 "
+                "writes_limited=1 "
                 "1-1 2-3 log_level=3 pem=BEGIN ",
                 ""},
         {"the least of each number",
                 "MQTT_BROKER_HOST=h\nMQTT_KEEPALIVE=5\nMQTT_JWT_LIFETIME=20\nSTATE_INTERVAL=1\n"
-                "WEB_CONTAINER_TIMEOUT=1\nWEB_CONTAINER_PORT=1\nMQTT_JWT_DATES=numeric\nLOG_LEVEL=error",
+                "WEB_CONTAINER_TIMEOUT=1\nWEB_CONTAINER_SPARES=0\nWEB_CONTAINER_PORT=1\nMQTT_JWT_DATES="
+                "numeric\nLOG_LEVEL=error",
                 {0},
                 "api_port=1 keep_alive_s=5 token_lifetime_s=20 dates=1 state_interval_s=1 api_timeout_s=1 "
+                "api_spares=0 "
                 "log_level=0 ",
                 ""},
         {"comments and blanks",
@@ -318,6 +323,7 @@ static const struct {
         {"STATE_INTERVAL=0", "0", "expected a whole number, 1 to 3600\n"},
         {"STATE_INTERVAL=3601", "3601", "expected a whole number, 1 to 3600\n"},
         {"WEB_CONTAINER_TIMEOUT=301", "301", "expected a whole number, 1 to 300\n"},
+        {"WEB_CONTAINER_SPARES=5", "5", "expected a whole number, 0 to 4\n"},
         {"WEB_CONTAINER_TIMEOUT=5s", "5s", "expected a whole number, 1 to 300\n"},
         {"MQTT_JWT_DATES=iso", "iso", "expected auto, numeric or iso8601\n"},
         {"MQTT_JWT_DATES=Auto", "Auto", "expected auto, numeric or iso8601\n"},

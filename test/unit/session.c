@@ -4,22 +4,7 @@
 #undef fail /* cmocka's macro: session.c has a function of that name */
 
 #include "../../session.c"
-
-static struct bridge b;
-static struct bridge_config config = {.broker_host = "broker.test",
-        .broker_port = 1,
-        .api_host = "api.test",
-        .api_port = 2,
-        .user_name = "user",
-        .password = "password",
-        .has_login = true,
-        .topic_prefix = "p",
-        .keep_alive_s = 60,
-        .token_lifetime_s = 300,
-        .state_interval_s = 5,
-        .api_timeout_s = 10};
-static int64_t now_ms;
-static unsigned char broker_in[4096], broker_out[64]; /* so little that a publish is always sent in parts */
+#include "driver.h"
 
 static void step(void)
 {
@@ -31,53 +16,9 @@ static void step(void)
 		;
 }
 
-static void start(void)
-{
-	memset(&b, 0, sizeof b);
-	now_ms = 1000;
-	bridge_init(&b, &config, NULL, NULL, 1, (struct bridge_time){now_ms, 0});
-	b.link[LINK_BROKER].in = (struct buf)BUF(broker_in);
-	b.link[LINK_BROKER].out = (struct buf)BUF(broker_out);
-	step();
-}
-
-/* The driver's part for a link that the core wants open, or closed. */
-static void serve(struct link *l)
-{
-	if (l->open && l->state == LINK_DOWN) {
-		link_opening(l);
-		link_connected(l, "peer", 0, NULL);
-	} else if (!l->open && l->state != LINK_DOWN) {
-		link_closed(l);
-	}
-	step();
-}
-
-static void feed(struct link *l, const void *p, size_t n)
-{
-	size_t room;
-	unsigned char *to = link_recv_buf(l, &room);
-	assert_true(to != NULL && room >= n);
-	memcpy(to, p, n);
-	link_recv_ack(l, n);
-	step();
-}
-
-/* Takes what the core has to send to the broker, until it has nothing more or has sent most bytes. */
 static size_t drain(unsigned char *to, size_t cap, size_t most)
 {
-	size_t n = 0, have;
-	const unsigned char *from;
-	while (n < most && (from = link_send_buf(&b.link[LINK_BROKER], &have)) != NULL) {
-		if (have > most - n)
-			have = most - n;
-		assert_true(have <= cap - n);
-		memcpy(to + n, from, have);
-		n += have;
-		link_send_ack(&b.link[LINK_BROKER], have);
-		step();
-	}
-	return n;
+	return drain_link(&b.link[LINK_BROKER], to, cap, most);
 }
 
 /* One call of the API, answered with the body. */
@@ -112,10 +53,9 @@ static void breaks_within_a_publish(void **state)
 	struct link *l = &b.link[LINK_BROKER];
 	(void)state;
 	start();
-	answer(&b.link[LINK_CALL], "{\"serialNumber\": \"s1\"}");
+	answer(b.identity->link, "{\"serialNumber\": \"s1\"}");
 	connect_broker();
-	answer(&b.link[LINK_STATE],
-	        "{\"a\": \"0123456789012345678901234567890123456789012345678901234567890\"}");
+	answer(b.state.link, "{\"a\": \"0123456789012345678901234567890123456789012345678901234567890\"}");
 	assert_int_equal(drain(sent, sizeof sent, 10), 10);
 	assert_true(mqtt_outbox_midway(&b.outbox));
 	link_ended(l, LINK_LOST, "test", 0);
@@ -134,7 +74,7 @@ static void breaks_with_a_full_outbox(void **state)
 {
 	(void)state;
 	start();
-	answer(&b.link[LINK_CALL], "{\"serialNumber\": \"s1\"}");
+	answer(b.identity->link, "{\"serialNumber\": \"s1\"}");
 	for (size_t i = 0; i < BRIDGE_CALLS; i++)
 		b.call[i].state = API_DONE; /* with requests that are not there, nobody takes their replies */
 	config.has_login = false;
@@ -143,16 +83,16 @@ static void breaks_with_a_full_outbox(void **state)
 	b.phase_deadline_ms = now_ms;
 	b.link[LINK_BROKER].open = false;
 	link_closed(&b.link[LINK_BROKER]);
-	b.state.state = API_IDLE;
-	b.link[LINK_STATE].open = false;
-	link_closed(&b.link[LINK_STATE]);
+	struct link *l = b.state.link;
+	api_finish(&b, &b.state);
+	link_closed(l);
 	b.state_due = false;
 	now_ms++;
 	step();
 	config.has_login = true;
 	assert_int_equal(b.phase, PHASE_TOKEN);
 	assert_ptr_equal(b.identity, &b.state);
-	answer(&b.link[LINK_STATE], "{\"jwt\": \"a.b.c\"}");
+	answer(b.state.link, "{\"jwt\": \"a.b.c\"}");
 	assert_int_equal(b.phase, PHASE_DIAL);
 	assert_int_equal(mqtt_outbox_count(&b.outbox), 0); /* the token was not taken for a state */
 }

@@ -599,6 +599,12 @@ bool broker_is_rude(void)
 	return c != NULL && c->rude;
 }
 
+bool broker_is_mute(void)
+{
+	const struct connection *c = of_wire(&wires[LINK_BROKER]);
+	return c != NULL && (c->mute || c->silent);
+}
+
 bool broker_settled(void)
 {
 	return live != NULL && session.n == 0;

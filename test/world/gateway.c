@@ -189,6 +189,8 @@ void gateway_bytes(struct wire *l, const unsigned char *p, size_t n)
 	} else {
 		broken("an unknown call: %.100s", c->tap);
 	}
+	if ((l->dead || l->stalled_until > w.now) && gateway_health == HEALTHY)
+		gateway_healthy_since = w.now; /* it was opened ahead of need, and died while it waited */
 	if (l->dead) {
 		c->wire = NULL;
 		return;

@@ -105,7 +105,7 @@ static void begin(struct wire *l)
 	l->latency = broker ? 1 + draw(chance(10) ? 600 : 60) : chance(50) ? draw(5) : 0;
 	if (chance(broker ? 6 : 100))
 		l->piece = 1 + draw(chance(3) ? 1 : 40);
-	if (broker && chance(6))
+	if (!calm && broker && chance(6))
 		l->window = 1 + draw(chance(4) ? 8 : 1500);
 	link_opening(link);
 	counts.connects += broker;

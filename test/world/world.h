@@ -166,6 +166,7 @@ void broker_forget_session(void);
 void broker_takeover(void);
 void broker_garbage(void);
 bool broker_is_rude(void); /* it has sent garbage on this connection */
+bool broker_is_mute(void); /* it does not acknowledge, or says nothing at all */
 bool broker_settled(void);
 bool broker_last_was_offline(void);
 
