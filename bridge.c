@@ -10,6 +10,8 @@
 struct buf *log_begin(struct bridge *b, enum bridge_level level)
 {
 	b->log_at = b->log.n;
+	if (level > b->log_level) /* nobody wants it: as a line that does not fit */
+		b->log.full = true;
 	buf_put_byte(&b->log, (unsigned char)level);
 	return &b->log;
 }
@@ -204,6 +206,7 @@ void bridge_init(struct bridge *b, const struct bridge_config *config, struct tl
 	b->time = time;
 	b->started_ms = b->tick_ms = time.now_ms;
 	b->log = (struct buf)BUF(b->log_mem);
+	b->log_level = LEVEL_DEBUG;
 	b->control = (struct buf)BUF(b->control_mem);
 	b->link[LINK_BROKER].host = config->broker_host;
 	b->link[LINK_BROKER].port = config->broker_port;

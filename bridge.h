@@ -144,6 +144,7 @@ struct bridge {
 	const struct bridge_config *config;
 	struct link link[BRIDGE_LINKS]; /* the driver serves their wishes */
 	struct buf log;                 /* the driver takes the lines, see bridge_take_log */
+	enum bridge_level log_level;    /* the driver may set it: no more than this is logged */
 
 	/* its own */
 	size_t log_at; /* where the line that is being written begins */

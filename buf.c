@@ -99,6 +99,8 @@ void buf_put_u16be(struct buf *b, uint16_t v)
 
 void buf_put_escaped(struct buf *b, struct slice s, size_t max)
 {
+	if (b->full)
+		return;
 	static const char hex[16] = {
 	        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'};
 	size_t n = s.n < max ? s.n : max;

@@ -169,6 +169,7 @@ static void run(const sigset_t *in_wait)
 	uint32_t random = 0;
 	net_random(&random, sizeof random); /* for jitter only: zero does no harm */
 	bridge_init(&bridge, &config.bridge, &tls, &anchors[0], random, now());
+	bridge.log_level = (enum bridge_level)config.log_level;
 	net_init(&net, bridge.link, BRIDGE_LINKS);
 	while (!bridge_done(&bridge)) {
 		if (stop_signal != 0)

@@ -49,7 +49,7 @@ static bool is_digit(int c)
 
 static void skip_space(struct scan *s)
 {
-	while (is_space(peek(s)))
+	while (s->at < s->n && s->p[s->at] <= ' ' && is_space(s->p[s->at]))
 		s->at++;
 }
 
@@ -141,17 +141,29 @@ static bool read_escape(struct scan *s, uint32_t *u)
 	return true;
 }
 
+/* Over characters of a string that mean nothing but themselves: most of what is read is this. */
+static void skip_plain(struct scan *s)
+{
+	const unsigned char *p = s->p + s->at, *end = s->p + s->n;
+	while (p < end && *p >= 0x20 && *p < 0x80 && *p != '"' && *p != '\\')
+		p++;
+	s->at = (size_t)(p - s->p);
+}
+
 static bool skip_string(struct scan *s)
 {
 	uint32_t u;
-	for (s->at++; peek(s) != '"';) {
+	s->at++;
+	for (skip_plain(s); peek(s) != '"'; skip_plain(s)) {
 		if (peek(s) < 0x20)
 			return wrong(s, "a control character in a string");
 		if (peek(s) >= 0x80) {
 			if (!skip_utf8(s))
 				return false;
-		} else if (s->p[s->at++] == '\\' && !read_escape(s, &u)) {
-			return false;
+		} else {
+			s->at++;
+			if (!read_escape(s, &u))
+				return false;
 		}
 	}
 	s->at++;
@@ -322,6 +334,8 @@ static bool name_is(struct slice raw, const char *name)
 	struct scan s = scan_of(raw, false);
 	unsigned char c[4];
 	size_t left = strlen(name), n;
+	if (raw.n > 0 && raw.p[0] != '\\' && raw.p[0] != (unsigned char)name[0])
+		return false; /* most of them */
 	while ((n = next_unescaped(&s, c)) > 0) {
 		if (n > left || memcmp(c, name, n) != 0)
 			return false;
@@ -331,14 +345,22 @@ static bool name_is(struct slice raw, const char *name)
 	return left == 0;
 }
 
+void json_members(struct slice object, const char *const *name, struct slice *value, size_t n)
+{
+	struct slice raw, found;
+	size_t at = 0;
+	memset(value, 0, n * sizeof *value);
+	while (json_next(object, &at, &raw, &found))
+		for (size_t i = 0; i < n; i++)
+			if (name_is(raw, name[i]))
+				value[i] = found;
+}
+
 struct slice json_get(struct slice object, const char *name)
 {
-	struct slice found = {NULL, 0}, raw, value;
-	size_t at = 0;
-	while (json_next(object, &at, &raw, &value))
-		if (name_is(raw, name))
-			found = value;
-	return found;
+	struct slice value;
+	json_members(object, &name, &value, 1);
+	return value;
 }
 
 long json_array(struct slice array, struct slice *value, size_t max)

@@ -44,6 +44,9 @@ bool json_next(struct slice object, size_t *at, struct slice *name, struct slice
  * does). .p is NULL when there is none or when object is no object. */
 struct slice json_get(struct slice object, const char *name);
 
+/* The same for n names at once, in one walk. */
+void json_members(struct slice object, const char *const *name, struct slice *value, size_t n);
+
 /* Splits a flat array into its values, without white space around them: fills at most max (up to JSON_VALUES)
  * and returns how many the array has, or max + 1 when there are more. Returns -1 when one of the first
  * JSON_VALUES is an object, an array, or a lenient word, and when array is no array. */

@@ -7,6 +7,8 @@
 #include <time.h>
 #include <unistd.h>
 
+enum { RECORD_HEAD_BYTES = 5 }; /* RFC 5246 §6.2.1 */
+
 static int64_t clock_us(clockid_t id)
 {
 	struct timespec t;
@@ -79,7 +81,7 @@ static void connect_next(struct net_peer *p, int64_t now_ms, int code)
 	close_fd(p);
 	while (p->at < host->addresses) {
 		p->address = host->address[p->at++];
-		p->fd = resolve_connect(&p->address, p->link->port, SOCK_STREAM);
+		p->fd = resolve_connect(&p->address, p->link->port, SOCK_STREAM, p->link->tls != NULL);
 		if (p->fd >= 0) {
 			p->step = PEER_CONNECT;
 			p->deadline_ms = now_ms + NET_CONNECT_MS;
@@ -171,7 +173,8 @@ static bool receive_bytes(struct net_peer *p)
 	if (to == NULL)
 		return false;
 	ssize_t got = recv(p->fd, to, n, 0);
-	p->readable = p->broken; /* to its end */
+	/* To its end; and behind the header of a TLS record lies the rest of it. */
+	p->readable = p->broken || (got == RECORD_HEAD_BYTES && p->link->tls != NULL);
 	if (got > 0)
 		link_recv_ack(p->link, (size_t)got);
 	else if (got == 0)
@@ -221,9 +224,11 @@ static bool move_peer(struct net_peer *p, int64_t now_ms)
 	case PEER_CONNECT: return step_connect(p, now_ms);
 	case PEER_OPEN: break;
 	}
-	bool moved = send_bytes(p);
-	if (p->step == PEER_OPEN)
-		moved |= receive_bytes(p);
+	bool moved = send_bytes(p), more = p->step == PEER_OPEN;
+	while (more && receive_bytes(p)) {
+		moved = true;
+		more = p->readable && !p->broken && p->step == PEER_OPEN;
+	}
 	if (l->state == LINK_ENDED && p->step == PEER_OPEN) { /* TLS has failed, or the peer said goodbye */
 		ended(p, l->end, l->code, l->why);
 		moved = true;
@@ -258,7 +263,10 @@ bool net_move(struct net *net)
 		if (at < net->wake_ms)
 			net->wake_ms = at;
 	}
-	for (size_t i = 0; i < net->peers; i++) {
+	/* From the last to the first, the broker's: a call goes out before the word that its request was
+	 * taken.
+	 */
+	for (size_t i = net->peers; i-- > 0;) {
 		struct net_peer *p = &net->peer[i];
 		moved |= move_peer(p, now_ms);
 		if (p->step == PEER_CONNECT && p->deadline_ms < net->wake_ms)

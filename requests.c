@@ -10,6 +10,7 @@ struct request {
 	uint32_t device; /* hash of its device id, 0 for none: requests of one device run one after the other,
 	                  * and two devices with one hash just do so as well */
 	uint32_t size;   /* of the payload as it arrived; bytes is empty when that was too large */
+	bool valid;      /* it is JSON */
 	bool running;    /* its call is under way */
 	unsigned char bytes[]; /* the payload */
 };
@@ -98,97 +99,99 @@ static bool put_answer(struct bridge *b, uint32_t number, const struct answer *a
 
 /* --- from a request to a call --- */
 
+/* The members of a request. */
+enum member { FUNCTION_CODE, DEVICE_ID, ADDRESS, SIZE, TYPE, ENDIANESS, SCALE_FACTOR, VALUES, MEMBERS };
+
+static const char *const names[MEMBERS] = {
+        "function_code", "device_id", "address", "size", "type", "endianess", "scale_factor", "values"};
+
 /* A request on its way to a call: what it says, and the sentence when it can't be. */
 struct reading {
 	struct bridge *b;
-	struct slice object;
+	struct slice value[MEMBERS]; /* .p NULL: it is missing */
 	struct buf target;
-	size_t names; /* in target */
+	size_t items; /* in target */
 	bool write;
 	struct buf *sentence;
 	enum bridge_error error;
 };
 
 /* Notes the first mistake: "NAME" must be …. Always returns false. */
-static bool refuse(struct reading *r, enum bridge_error error, const char *name, const char *text)
+static bool refuse(struct reading *r, enum bridge_error error, enum member m, const char *text)
 {
 	if (r->error == ERROR_NONE) {
 		r->error = error;
 		buf_put_byte(r->sentence, '"');
-		buf_put_str(r->sentence, name);
+		buf_put_str(r->sentence, names[m]);
 		buf_put_str(r->sentence, "\" ");
 		buf_put_str(r->sentence, text);
 	}
 	return false;
 }
 
-/* The member name; false when it is missing, which is a mistake when it is required. */
-static bool member(struct reading *r, const char *name, bool required, struct slice *value)
+/* Is the member there? When it is not, that is a mistake if it is required. */
+static bool has(struct reading *r, enum member m, bool required)
 {
-	*value = json_get(r->object, name);
-	if (value->p == NULL && required)
-		refuse(r, ERROR_MISSING_FIELD, name, "is missing");
-	return value->p != NULL;
+	bool there = r->value[m].p != NULL;
+	return there || (required && refuse(r, ERROR_MISSING_FIELD, m, "is missing"));
 }
 
-/* The integer member name from min to max; fallback when it is missing, -1 after a mistake. A fallback below
- * 0 makes it required. */
+/* The integer from min to max; fallback when it is missing, -1 after a mistake. A fallback below 0 makes it
+ * required. */
 static int64_t integer(
-        struct reading *r, const char *name, int64_t min, int64_t max, int64_t fallback, const char *text)
+        struct reading *r, enum member m, int64_t min, int64_t max, int64_t fallback, const char *text)
 {
-	struct slice value;
-	if (!member(r, name, fallback < 0, &value))
+	if (!has(r, m, fallback < 0))
 		return fallback;
-	int64_t v = slice_u64(value, max);
-	if (json_kind(value) != JSON_NUMBER || v < min) {
-		refuse(r, ERROR_BAD_VALUE, name, text);
+	int64_t v = slice_u64(r->value[m], max);
+	if (json_kind(r->value[m]) != JSON_NUMBER || v < min) {
+		refuse(r, ERROR_BAD_VALUE, m, text);
 		return -1;
 	}
 	return v;
 }
 
 /* Writes ?name= or &name= */
-static void put_name(struct reading *r, const char *name)
+static void put_name(struct reading *r, enum member m)
 {
-	buf_put_byte(&r->target, r->names++ == 0 ? '?' : '&');
-	buf_put_str(&r->target, name);
+	buf_put_byte(&r->target, r->items++ == 0 ? '?' : '&');
+	buf_put_str(&r->target, names[m]);
 	buf_put_byte(&r->target, '=');
 }
 
-static void put_integer(struct reading *r, const char *name, int64_t v)
+static void put_integer(struct reading *r, enum member m, int64_t v)
 {
-	put_name(r, name);
+	put_name(r, m);
 	buf_put_i64(&r->target, v);
 }
 
-/* Writes the string member name, unescaped and percent-encoded; fallback when it is missing (NULL: required).
- */
-static void put_string(struct reading *r, const char *name, const char *fallback)
+/* Writes the string, unescaped and percent-encoded; fallback when it is missing (NULL: required). */
+static void put_string(struct reading *r, enum member m, const char *fallback)
 {
-	struct slice value, text = {NULL, 0};
+	struct slice text = {NULL, 0};
 	struct buf scratch = BUF(r->b->scratch);
-	if (member(r, name, fallback == NULL, &value)) {
-		if (json_kind(value) != JSON_STRING || value.n <= 2) {
-			refuse(r, ERROR_BAD_VALUE, name, "must be a string that is not empty");
+	if (has(r, m, fallback == NULL)) {
+		if (json_kind(r->value[m]) != JSON_STRING || r->value[m].n <= 2) {
+			refuse(r, ERROR_BAD_VALUE, m, "must be a string that is not empty");
 			return;
 		}
-		json_unescape(&scratch, value);
+		json_unescape(&scratch, r->value[m]);
 		text = buf_slice(&scratch);
 	} else if (fallback != NULL) {
 		text = slice_str(fallback);
 	}
-	put_name(r, name);
+	put_name(r, m);
 	http_put_encoded(&r->target, text);
 }
 
-static void put_number(struct reading *r, const char *name, const char *fallback)
+static void put_number(struct reading *r, enum member m, const char *fallback)
 {
-	struct slice value;
-	if (!member(r, name, false, &value))
+	struct slice value = r->value[m];
+	if (value.p == NULL)
 		value = slice_str(fallback);
 	else if (json_kind(value) != JSON_NUMBER)
-		refuse(r, ERROR_BAD_VALUE, name, "must be a number");
-	put_name(r, name);
+		refuse(r, ERROR_BAD_VALUE, m, "must be a number");
+	put_name(r, m);
 	http_put_encoded(&r->target, value);
 }
 
@@ -231,10 +234,10 @@ static long split_numbers(struct slice text, struct slice *item, size_t max)
  * many there are, 0 after a mistake. */
 static size_t put_values(struct reading *r)
 {
-	struct slice value, item[VALUES_MAX];
+	struct slice value = r->value[VALUES], item[VALUES_MAX];
 	struct buf scratch = BUF(r->b->scratch);
 	long n = -1;
-	if (!member(r, "values", true, &value))
+	if (!has(r, VALUES, true))
 		return 0;
 	enum json_kind kind = json_kind(value);
 	if (kind == JSON_ARRAY) {
@@ -250,12 +253,12 @@ static size_t put_values(struct reading *r)
 	for (long i = 0; good && i < n; i++)
 		good = json_kind(item[i]) == JSON_NUMBER;
 	if (!good) {
-		refuse(r, ERROR_BAD_VALUE, "values",
+		refuse(r, ERROR_BAD_VALUE, VALUES,
 		        "must be a number, an array of numbers, or a string of comma-separated numbers, 1 to "
 		        "123 of them");
 		return 0;
 	}
-	put_name(r, "values");
+	put_name(r, VALUES);
 	for (long i = 0; i < n; i++) {
 		if (i > 0)
 			buf_put_byte(&r->target, ',');
@@ -268,7 +271,7 @@ static size_t put_values(struct reading *r)
  * can't be told. */
 static size_t registers_of(struct reading *r)
 {
-	struct slice type = json_get(r->object, "type");
+	struct slice type = r->value[TYPE];
 	if (type.p == NULL)
 		return 1;
 	size_t at = 1, end = type.n - 1; /* without the quotes */
@@ -295,7 +298,7 @@ static void check_write(struct reading *r, size_t address, size_t values)
 		return;
 	size_t width = registers_of(r);
 	if (width == 0) {
-		refuse(r, ERROR_WRITE_REFUSED, "type",
+		refuse(r, ERROR_WRITE_REFUSED, TYPE,
 		        "does not tell how many registers would be written, and this gateway limits writes "
 		        "(MODBUS_WRITE_ALLOW)");
 		return;
@@ -303,7 +306,7 @@ static void check_write(struct reading *r, size_t address, size_t values)
 	for (size_t i = address; i < address + values * width; i++) {
 		if (register_allowed(c, i))
 			continue;
-		refuse(r, ERROR_WRITE_REFUSED, "address", "reaches a register that may not be written: ");
+		refuse(r, ERROR_WRITE_REFUSED, ADDRESS, "reaches a register that may not be written: ");
 		buf_put_u64(r->sentence, i);
 		buf_put_str(r->sentence, " (MODBUS_WRITE_ALLOW of this gateway)");
 		return;
@@ -313,41 +316,42 @@ static void check_write(struct reading *r, size_t address, size_t values)
 static void read_write_request(struct reading *r, int64_t address)
 {
 	r->write = true;
-	put_string(r, "device_id", NULL);
-	put_integer(r, "address", address);
-	put_integer(r, "function_code", 16);
+	put_string(r, DEVICE_ID, NULL);
+	put_integer(r, ADDRESS, address);
+	put_integer(r, FUNCTION_CODE, 16);
 	size_t values = put_values(r);
-	put_string(r, "type", "U16");
+	put_string(r, TYPE, "U16");
 	check_write(r, (size_t)address, values);
 }
 
 static void read_read_request(struct reading *r, int64_t function_code, int64_t address)
 {
-	put_string(r, "device_id", NULL);
-	put_integer(r, "function_code", function_code);
-	put_integer(r, "address", address);
-	put_integer(r, "size", integer(r, "size", 1, 125, 1, "must be an integer from 1 to 125"));
-	put_string(r, "type", "U16");
-	put_string(r, "endianess", "big");
-	put_number(r, "scale_factor", "1");
+	put_string(r, DEVICE_ID, NULL);
+	put_integer(r, FUNCTION_CODE, function_code);
+	put_integer(r, ADDRESS, address);
+	put_integer(r, SIZE, integer(r, SIZE, 1, 125, 1, "must be an integer from 1 to 125"));
+	put_string(r, TYPE, "U16");
+	put_string(r, ENDIANESS, "big");
+	put_number(r, SCALE_FACTOR, "1");
 }
 
 /* Turns an object into the path and query of its call: in b->target, or an error with its sentence. */
 static enum bridge_error read_request(
         struct bridge *b, struct slice object, struct slice *target, bool *write, struct buf *sentence)
 {
-	struct reading r = {.b = b, .object = object, .target = BUF(b->target), .sentence = sentence};
+	struct reading r = {.b = b, .target = BUF(b->target), .sentence = sentence};
+	json_members(object, names, r.value, MEMBERS);
 	buf_put_str(&r.target, "/api/inverter/modbus");
-	struct slice code;
-	if (!member(&r, "function_code", true, &code))
+	struct slice code = r.value[FUNCTION_CODE];
+	if (!has(&r, FUNCTION_CODE, true))
 		return r.error;
 	int64_t function_code = json_kind(code) == JSON_NUMBER ? slice_u64(code, 255) : -1;
 	if (function_code != 3 && function_code != 4 && function_code != 16) {
-		refuse(&r, ERROR_UNSUPPORTED_FUNCTION_CODE, "function_code",
+		refuse(&r, ERROR_UNSUPPORTED_FUNCTION_CODE, FUNCTION_CODE,
 		        "must be 3 or 4 (read) or 16 (write), as a number");
 		return r.error;
 	}
-	int64_t address = integer(&r, "address", 0, 65535, -1, "must be an integer from 0 to 65535");
+	int64_t address = integer(&r, ADDRESS, 0, 65535, -1, "must be an integer from 0 to 65535");
 	if (address >= 0 && function_code == 16)
 		read_write_request(&r, address);
 	else if (address >= 0)
@@ -372,13 +376,10 @@ static uint32_t hash(struct slice s)
 	return h != 0 ? h : 1;
 }
 
-/* The hash of the request's device id, 0 when it has none. */
+/* The hash of the device id of a request that is JSON, 0 when it has none. */
 static uint32_t device_of(struct bridge *b, struct slice payload)
 {
-	size_t at;
 	struct buf id = BUF(b->scratch);
-	if (json_check(payload, false, &at) != NULL)
-		return 0;
 	struct slice value = json_get(payload, "device_id");
 	if (value.p == NULL || json_kind(value) != JSON_STRING)
 		return 0;
@@ -398,6 +399,7 @@ static bool answer_busy(struct bridge *b, struct slice payload)
 
 bool requests_take(struct bridge *b, struct slice payload, size_t size)
 {
+	size_t at;
 	if (size > BRIDGE_REQUEST_BYTES)
 		payload.n = 0;
 	struct request *r = queue_add(&b->requests, sizeof *r + payload.n);
@@ -410,7 +412,8 @@ bool requests_take(struct bridge *b, struct slice payload, size_t size)
 	r->number = ++b->last_request;
 	r->size = size > UINT32_MAX ? UINT32_MAX : (uint32_t)size;
 	r->running = false;
-	r->device = device_of(b, payload);
+	r->valid = payload.n > 0 && json_check(payload, false, &at) == NULL;
+	r->device = r->valid ? device_of(b, payload) : 0;
 	if (payload.n > 0)
 		memcpy(r->bytes, payload.p, payload.n);
 	return true;
@@ -449,13 +452,12 @@ static bool start(
 	struct slice payload = payload_of(r), target;
 	size_t at;
 	bool write = false;
-	const char *why;
 	*a = (struct answer){.request = payload};
 	if (b->stopping) {
 		a->error = ERROR_SHUTTING_DOWN;
 		buf_put_str(
 		        sentence, "the gateway's MQTT client is being stopped; the request was not executed");
-		if (payload.n == 0 || json_check(payload, false, &at) != NULL)
+		if (!r->valid)
 			a->request.p = NULL;
 	} else if (r->size > payload.n) {
 		a->error = ERROR_TOO_LARGE;
@@ -463,11 +465,11 @@ static bool start(
 		buf_put_str(sentence, "the request has ");
 		buf_put_u64(sentence, r->size);
 		buf_put_str(sentence, " bytes; at most 8192 are accepted");
-	} else if ((why = json_check(payload, false, &at)) != NULL) {
+	} else if (!r->valid) {
 		a->error = ERROR_INVALID_JSON;
 		a->request.p = NULL;
 		buf_put_str(sentence, "the request is not JSON: ");
-		buf_put_str(sentence, why);
+		buf_put_str(sentence, json_check(payload, false, &at));
 		buf_put_str(sentence, ", at byte ");
 		buf_put_u64(sentence, at);
 	} else if (json_kind(payload) != JSON_OBJECT) {

@@ -40,7 +40,7 @@ static socklen_t make_address(union address *to, const struct dns_address *a, ui
 	return sizeof to->v6;
 }
 
-int resolve_connect(const struct dns_address *to, uint16_t port, int type)
+int resolve_connect(const struct dns_address *to, uint16_t port, int type, bool lasting)
 {
 	union address address;
 	socklen_t size = make_address(&address, to, port);
@@ -50,10 +50,10 @@ int resolve_connect(const struct dns_address *to, uint16_t port, int type)
 	if (fd < FD_SETSIZE) {
 		/* Nagle's algorithm would hold an answer back for the other side's delayed acknowledgement.
 		 */
-		if (type == SOCK_STREAM)
+		if (lasting)
 			setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
 		/* Bytes that are not acknowledged for so long mean that the other side is gone. */
-		if (type == SOCK_STREAM)
+		if (lasting)
 			setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &(unsigned){USER_TIMEOUT_MS},
 			        sizeof(unsigned));
 		if (connect(fd, &address.any, size) == 0 || errno == EINPROGRESS)
@@ -220,7 +220,8 @@ static bool serve(struct resolve *r, size_t i, int64_t now_ms)
 		return false;
 	int *fd = tcp ? &s->tcp : &s->udp;
 	if (*fd < 0) {
-		*fd = resolve_connect(&r->dns.conf.server[i], DNS_PORT, tcp ? SOCK_STREAM : SOCK_DGRAM);
+		*fd = resolve_connect(
+		        &r->dns.conf.server[i], DNS_PORT, tcp ? SOCK_STREAM : SOCK_DGRAM, false);
 		s->in_n = 0;
 		result = *fd < 0 ? -1 : 0;
 	}

@@ -9,9 +9,10 @@
 #include "dns.h"
 
 /* Starts to connect a socket (SOCK_STREAM or SOCK_DGRAM) to an address: it does not block, is not inherited,
- * fits into select's sets, and has TCP_NODELAY. The kernel chooses the source port (RFC 5452 §9.2). -1 with
- * errno set when it can't be had. */
-int resolve_connect(const struct dns_address *to, uint16_t port, int type);
+ * and fits into select's sets. lasting: a connection to talk over for long, with TCP_NODELAY and
+ * TCP_USER_TIMEOUT; others send once, and have a deadline. The kernel chooses the source port (RFC 5452
+ * §9.2). -1 with errno set when it can't be had. */
+int resolve_connect(const struct dns_address *to, uint16_t port, int type, bool lasting);
 
 enum resolve_state { RESOLVE_NONE, RESOLVE_BUSY, RESOLVE_FOUND, RESOLVE_FAILED };
 

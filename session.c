@@ -491,12 +491,18 @@ static size_t control_room(const struct bridge *b)
 	return room > RESERVED_BYTES ? room - RESERVED_BYTES : 0;
 }
 
-/* FNV-1a, 64 bits, of what is known of a publish's payload. */
+/* Of what is known of a publish's payload: FNV-1a's step over words of eight bytes, whose high bits are
+ * folded down, as the product does not carry them there. */
 static uint64_t fingerprint(const struct mqtt_packet *k)
 {
-	uint64_t h = UINT64_C(14695981039346656037) ^ k->skip;
-	for (size_t i = 0; i < k->payload.n; i++)
-		h = (h ^ k->payload.p[i]) * UINT64_C(1099511628211);
+	uint64_t h = UINT64_C(14695981039346656037) ^ k->skip ^ k->payload.n << 32;
+	for (size_t i = 0; i < k->payload.n; i += sizeof h) {
+		uint64_t word = 0;
+		size_t left = k->payload.n - i;
+		memcpy(&word, k->payload.p + i, left < sizeof word ? left : sizeof word);
+		h = (h ^ word) * UINT64_C(1099511628211);
+		h ^= h >> 29;
+	}
 	return h != 0 ? h : 1;
 }
 
@@ -504,8 +510,10 @@ static uint64_t fingerprint(const struct mqtt_packet *k)
  * until it has our PUBACK): the same packet id and payload? */
 static bool seen_before(struct bridge *b, const struct mqtt_packet *k)
 {
+	if (k->qos != 1 || !k->dup)
+		return false;
 	uint64_t h = fingerprint(k);
-	for (size_t i = 0; k->qos == 1 && k->dup && i < BRIDGE_SEEN; i++)
+	for (size_t i = 0; i < BRIDGE_SEEN; i++)
 		if (b->seen[i].id == k->id && b->seen[i].fingerprint == h) {
 			b->duplicates++;
 			return true;
