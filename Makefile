@@ -81,6 +81,29 @@ test: deps
 count: count-deps
 	@CC="$(CC)" test/count/run
 
+# Beside the floor and a plain Python client, in one run: make bench, QUICK=1 (a minute), PROFILE=1 (what costs the
+# instructions), IAMCAT=path (another binary). And N iamcats against one broker, which is restarted: make fleet N=1000.
+BENCH_PACKAGES := $(TEST_PACKAGES) valgrind strace gnuplot-nox python3-requests
+BENCH := build/bench/gateway build/bench/load build/bench/publish
+bench-deps:
+	@$(MAKE) --no-print-directory deps PACKAGES="$(BENCH_PACKAGES)"
+bench: bench-deps
+	@$(MAKE) --no-print-directory -j2 iamcat $(BENCH)
+	@QUICK=$(QUICK) PROFILE=$(PROFILE) IAMCAT=$(IAMCAT) $(PYTHON) test/bench/bench.py
+N ?= 1000
+fleet: bench-deps
+	@$(MAKE) --no-print-directory -j2 iamcat $(BENCH)
+	@IAMCAT=$(IAMCAT) $(PYTHON) test/bench/fleet.py $(N)
+build/bench/load: LIBS := -lssl -lcrypto
+build/bench/%: test/bench/%.c Makefile | build/bench
+	$(call Q,compile)$(CC) $(BASE) -O2 -g -o $@ $< $(LIBS)
+build/bench/publish: test/bench/publish.c test/count/handshake.c $(wildcard *.[ch]) Makefile | build/bench
+	$(call Q,compile)$(CC) $(ALL_CFLAGS) -I. -MF /dev/null -o $@ $< link.c mqtt.c queue.c tls.c cert.c dns.c buf.c \
+		-Wl,-z,now -l:libbearssl.a
+build/bench:
+	@mkdir -p $@
+.PHONY: bench-deps bench fleet
+
 # Every parser against random input: make fuzz SECONDS=n, TARGETS="cert pem" for some of them.
 SECONDS ?= 60
 fuzz: fuzz-deps
