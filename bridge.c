@@ -85,8 +85,9 @@ static bool set_by_us(struct slice raw)
 	return !name.full && (slice_is(buf_slice(&name), "timestamp") || slice_is(buf_slice(&name), "type"));
 }
 
-/* The API's object, its own timestamp and type left out. To add a member of every state, put it here. */
-static void put_state(struct buf *p, struct slice object)
+/* The API's object, its own timestamp and type left out; words: it has some that JSON does not know. To add a
+ * member of every state, put it here. */
+static void put_state(struct buf *p, struct slice object, bool words)
 {
 	struct slice name, value;
 	for (size_t at = 0; json_next(object, &at, &name, &value);) {
@@ -95,7 +96,10 @@ static void put_state(struct buf *p, struct slice object)
 		buf_put_str(p, ", \"");
 		buf_put_slice(p, name);
 		buf_put_str(p, "\": ");
-		json_put_value(p, value);
+		if (words)
+			json_put_value(p, value);
+		else
+			buf_put_slice(p, value);
 	}
 	buf_put_byte(p, '}');
 }
@@ -115,29 +119,30 @@ static void put_fallback(struct bridge *b, struct buf *p)
 
 /* Queues a state in place of one that was not sent yet: the API's object, or the fallback when object.p is
  * NULL. */
-static bool publish_state(struct bridge *b, struct slice object)
+static bool publish_state(struct bridge *b, struct slice object, bool words)
 {
 	struct buf p;
 	mqtt_outbox_drop_passing(&b->outbox, false);
 	if (!publish_begin(b, b->topic_state, "gateway_state", &p))
 		return false;
 	if (object.p != NULL)
-		put_state(&p, object);
+		put_state(&p, object, words);
 	else
 		put_fallback(b, &p);
 	return mqtt_outbox_commit(&b->outbox, slice_str(b->topic_state), &p, true);
 }
 
 /* NULL when the call brought a usable state, or what is wrong with it. */
-static const char *state_wrong(const struct api *a)
+static const char *state_wrong(const struct api *a, bool *words)
 {
 	size_t at;
 	const char *why;
+	*words = false;
 	if (a->state == API_FAILED)
 		return a->why;
 	if (!api_succeeded(a))
 		return "it answered with an error status";
-	if ((why = json_check(a->reply.body, true, &at)) != NULL)
+	if ((why = json_check(a->reply.body, words, &at)) != NULL)
 		return why;
 	return json_kind(a->reply.body) == JSON_OBJECT ? NULL : "the reply is not a JSON object";
 }
@@ -171,10 +176,11 @@ static void step_state(struct bridge *b)
 	bool lent = b->identity == a && (b->phase == PHASE_SERIAL || b->phase == PHASE_TOKEN || b->renewing);
 	enum api_state state = lent ? API_BUSY : api_step(b, a);
 	if (state == API_DONE || state == API_FAILED) {
-		const char *wrong = state_wrong(a);
+		bool words;
+		const char *wrong = state_wrong(a, &words);
 		log_state(b, wrong);
 		if (b->topic_state[0] != 0)
-			publish_state(b, wrong == NULL ? a->reply.body : (struct slice){NULL, 0});
+			publish_state(b, wrong == NULL ? a->reply.body : (struct slice){NULL, 0}, words);
 		api_finish(b, a);
 	}
 	if (b->stopping)
@@ -230,9 +236,11 @@ int64_t bridge_step(struct bridge *b, struct bridge_time time)
 {
 	b->time = time;
 	session_step(b);
+	size_t answers = b->outbox.queue.used, requests = b->requests.used;
 	requests_step(b);
 	step_state(b);
-	session_step(b); /* what the others have brought goes out now */
+	if (b->outbox.queue.used != answers || b->requests.used != requests)
+		session_step(b); /* what the others have brought goes out now */
 	int64_t wake = earlier(api_keep_spares(b), session_deadline(b));
 	wake = earlier(wake, api_deadline(&b->state));
 	if (!b->stopping)

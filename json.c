@@ -17,12 +17,13 @@ struct scan {
 	const unsigned char *p;
 	size_t n, at;
 	bool lenient;
+	bool words; /* it had some that only the lenient accept */
 	const char *why;
 };
 
 static struct scan scan_of(struct slice s, bool lenient)
 {
-	return (struct scan){s.p, s.n, 0, lenient, NULL};
+	return (struct scan){s.p, s.n, 0, lenient, false, NULL};
 }
 
 /* The byte at the place, -1 at the end. */
@@ -55,6 +56,7 @@ static void skip_space(struct scan *s)
 
 static bool skip_word(struct scan *s, const char *w)
 {
+	s->words = s->words || *w < 'a'; /* NaN, Infinity */
 	for (; *w != 0; w++, s->at++)
 		if (peek(s) != *w)
 			return wrong(s, "a value is expected");
@@ -245,15 +247,17 @@ static bool skip_value(struct scan *s)
 	}
 }
 
-const char *json_check(struct slice s, bool lenient, size_t *at)
+const char *json_check(struct slice s, bool *words, size_t *at)
 {
-	struct scan t = scan_of(s, lenient);
+	struct scan t = scan_of(s, words != NULL);
 	if (skip_value(&t)) {
 		skip_space(&t);
 		if (t.at < t.n)
 			wrong(&t, "more follows the JSON text");
 	}
 	*at = t.at;
+	if (words != NULL)
+		*words = t.words;
 	return t.why;
 }
 
@@ -333,16 +337,13 @@ static bool name_is(struct slice raw, const char *name)
 {
 	struct scan s = scan_of(raw, false);
 	unsigned char c[4];
-	size_t left = strlen(name), n;
-	if (raw.n > 0 && raw.p[0] != '\\' && raw.p[0] != (unsigned char)name[0])
-		return false; /* most of them */
+	size_t n;
 	while ((n = next_unescaped(&s, c)) > 0) {
-		if (n > left || memcmp(c, name, n) != 0)
+		if (strncmp(name, (const char *)c, n) != 0 || c[0] == 0)
 			return false;
 		name += n;
-		left -= n;
 	}
-	return left == 0;
+	return *name == 0;
 }
 
 void json_members(struct slice object, const char *const *name, struct slice *value, size_t n)
@@ -350,10 +351,12 @@ void json_members(struct slice object, const char *const *name, struct slice *va
 	struct slice raw, found;
 	size_t at = 0;
 	memset(value, 0, n * sizeof *value);
-	while (json_next(object, &at, &raw, &found))
+	while (json_next(object, &at, &raw, &found)) {
+		bool escaped = raw.n > 0 && memchr(raw.p, '\\', raw.n) != NULL;
 		for (size_t i = 0; i < n; i++)
-			if (name_is(raw, name[i]))
+			if (escaped ? name_is(raw, name[i]) : slice_is(raw, name[i]))
 				value[i] = found;
+	}
 }
 
 struct slice json_get(struct slice object, const char *name)

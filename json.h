@@ -14,9 +14,9 @@ enum {
  * U+10FFFF; no byte order mark), nested at most JSON_DEPTH deep? Returns NULL when it is, or else a static
  * sentence that says what is wrong, with *at set to the offset of the first wrong byte (s.n when the text
  * ends too early): the bytes before *at could begin a JSON text, with the one at it they cannot. On success
- * *at is s.n. lenient: also accept the bare words NaN, Infinity and -Infinity as values, as some API replies
- * have them. */
-const char *json_check(struct slice s, bool lenient, size_t *at);
+ * *at is s.n. With words set, it is lenient: the bare words NaN, Infinity and -Infinity are values, too, as
+ * some API replies have them, and *words says whether there are any. */
+const char *json_check(struct slice s, bool *words, size_t *at);
 
 /* Every function below takes only slices that json_check has accepted. */
 

@@ -4,6 +4,12 @@
 
 #include "json.h"
 
+/* The members of a request. */
+enum member { FUNCTION_CODE, DEVICE_ID, ADDRESS, SIZE, TYPE, ENDIANESS, SCALE_FACTOR, VALUES, MEMBERS };
+
+static const char *const names[MEMBERS] = {
+        "function_code", "device_id", "address", "size", "type", "endianess", "scale_factor", "values"};
+
 /* A request in the queue, from its arrival until its answer is in the outbox. */
 struct request {
 	uint32_t number; /* counts from 1 */
@@ -12,13 +18,18 @@ struct request {
 	uint32_t size;   /* of the payload as it arrived; bytes is empty when that was too large */
 	bool valid;      /* it is JSON */
 	bool running;    /* its call is under way */
+	struct {
+		uint16_t at, n; /* in bytes; n 0: it is missing */
+	} member[MEMBERS];
 	unsigned char bytes[]; /* the payload */
 };
+_Static_assert(BRIDGE_REQUEST_BYTES <= UINT16_MAX, "the offsets of members");
 
 /* What is said in an answer. */
 struct answer {
 	struct slice request;    /* the payload; .p NULL when it was not JSON or not read */
 	struct slice response;   /* the API's reply, when all went well */
+	bool words;              /* it has words that JSON does not know */
 	enum bridge_error error; /* otherwise */
 	struct slice sentence;
 	int status; /* the API's HTTP status, 0 for none */
@@ -32,6 +43,20 @@ static const char *const error_codes[] = {"", "invalid_json", "not_an_object", "
 static struct slice payload_of(const struct request *r)
 {
 	return (struct slice){r->bytes, queue_size(r) - sizeof *r};
+}
+
+static bool is_space(unsigned char c)
+{
+	return c == ' ' || c == '\t' || c == '\n' || c == '\r';
+}
+
+static struct slice trim(struct slice s)
+{
+	while (s.n > 0 && is_space(s.p[0]))
+		s = (struct slice){s.p + 1, s.n - 1};
+	while (s.n > 0 && is_space(s.p[s.n - 1]))
+		s.n--;
+	return s;
 }
 
 /* --- answers --- */
@@ -82,12 +107,14 @@ static bool put_answer(struct bridge *b, uint32_t number, const struct answer *a
 		                : p.n;
 	buf_put_str(&p, ", \"request\": ");
 	if (a->request.p != NULL)
-		json_put_value(&p, a->request);
+		buf_put_slice(&p, trim(a->request));
 	else
 		buf_put_str(&p, "null");
 	buf_put_str(&p, ", \"response\": ");
-	if (a->error == ERROR_NONE)
+	if (a->error == ERROR_NONE && a->words)
 		json_put_value(&p, a->response);
+	else if (a->error == ERROR_NONE)
+		buf_put_slice(&p, trim(a->response));
 	else
 		put_error(&p, b, a);
 	buf_put_byte(&p, '}');
@@ -98,12 +125,6 @@ static bool put_answer(struct bridge *b, uint32_t number, const struct answer *a
 }
 
 /* --- from a request to a call --- */
-
-/* The members of a request. */
-enum member { FUNCTION_CODE, DEVICE_ID, ADDRESS, SIZE, TYPE, ENDIANESS, SCALE_FACTOR, VALUES, MEMBERS };
-
-static const char *const names[MEMBERS] = {
-        "function_code", "device_id", "address", "size", "type", "endianess", "scale_factor", "values"};
 
 /* A request on its way to a call: what it says, and the sentence when it can't be. */
 struct reading {
@@ -197,20 +218,6 @@ static void put_number(struct reading *r, enum member m, const char *fallback)
 
 enum { VALUES_MAX = 123 }; /* Modbus Application Protocol V1.1b3, §6.12 */
 
-static bool is_space(unsigned char c)
-{
-	return c == ' ' || c == '\t' || c == '\n' || c == '\r';
-}
-
-static struct slice trim(struct slice s)
-{
-	while (s.n > 0 && is_space(s.p[0]))
-		s = (struct slice){s.p + 1, s.n - 1};
-	while (s.n > 0 && is_space(s.p[s.n - 1]))
-		s.n--;
-	return s;
-}
-
 /* Splits a text of comma-separated numbers; as json_array. -1: an item is no number. */
 static long split_numbers(struct slice text, struct slice *item, size_t max)
 {
@@ -219,7 +226,7 @@ static long split_numbers(struct slice text, struct slice *item, size_t max)
 		const unsigned char *comma = text.n > 0 ? memchr(text.p, ',', text.n) : NULL;
 		size_t at, len = comma != NULL ? (size_t)(comma - text.p) : text.n;
 		struct slice one = trim((struct slice){text.p, len});
-		if (json_check(one, false, &at) != NULL || json_kind(one) != JSON_NUMBER)
+		if (json_check(one, NULL, &at) != NULL || json_kind(one) != JSON_NUMBER)
 			return -1;
 		if (n == max)
 			return (long)max + 1;
@@ -336,11 +343,14 @@ static void read_read_request(struct reading *r, int64_t function_code, int64_t 
 }
 
 /* Turns an object into the path and query of its call: in b->target, or an error with its sentence. */
-static enum bridge_error read_request(
-        struct bridge *b, struct slice object, struct slice *target, bool *write, struct buf *sentence)
+static enum bridge_error read_request(struct bridge *b, const struct request *request, struct slice *target,
+        bool *write, struct buf *sentence)
 {
 	struct reading r = {.b = b, .target = BUF(b->target), .sentence = sentence};
-	json_members(object, names, r.value, MEMBERS);
+	for (size_t i = 0; i < MEMBERS; i++)
+		if (request->member[i].n > 0)
+			r.value[i] =
+			        (struct slice){request->bytes + request->member[i].at, request->member[i].n};
 	buf_put_str(&r.target, "/api/inverter/modbus");
 	struct slice code = r.value[FUNCTION_CODE];
 	if (!has(&r, FUNCTION_CODE, true))
@@ -376,15 +386,21 @@ static uint32_t hash(struct slice s)
 	return h != 0 ? h : 1;
 }
 
-/* The hash of the device id of a request that is JSON, 0 when it has none. */
-static uint32_t device_of(struct bridge *b, struct slice payload)
+/* Takes note of the members of a request that is JSON, and of its device. */
+static void note_members(struct bridge *b, struct request *r)
 {
+	struct slice payload = payload_of(r), value[MEMBERS];
 	struct buf id = BUF(b->scratch);
-	struct slice value = json_get(payload, "device_id");
-	if (value.p == NULL || json_kind(value) != JSON_STRING)
-		return 0;
-	json_unescape(&id, value);
-	return hash(buf_slice(&id));
+	json_members(payload, names, value, MEMBERS);
+	for (size_t i = 0; i < MEMBERS; i++) {
+		r->member[i].at = value[i].n > 0 ? (uint16_t)(value[i].p - payload.p) : 0;
+		r->member[i].n = (uint16_t)value[i].n;
+	}
+	r->device = 0;
+	if (json_kind(value[DEVICE_ID]) == JSON_STRING) {
+		json_unescape(&id, value[DEVICE_ID]);
+		r->device = hash(buf_slice(&id));
+	}
 }
 
 static bool answer_busy(struct bridge *b, struct slice payload)
@@ -392,7 +408,7 @@ static bool answer_busy(struct bridge *b, struct slice payload)
 	size_t at;
 	struct answer a = {.error = ERROR_BUSY,
 	        .sentence = slice_str("too many requests wait already: try again later")};
-	if (payload.n > 0 && json_check(payload, false, &at) == NULL)
+	if (payload.n > 0 && json_check(payload, NULL, &at) == NULL)
 		a.request = payload;
 	return put_answer(b, b->last_request + 1, &a, true);
 }
@@ -412,10 +428,12 @@ bool requests_take(struct bridge *b, struct slice payload, size_t size)
 	r->number = ++b->last_request;
 	r->size = size > UINT32_MAX ? UINT32_MAX : (uint32_t)size;
 	r->running = false;
-	r->valid = payload.n > 0 && json_check(payload, false, &at) == NULL;
-	r->device = r->valid ? device_of(b, payload) : 0;
+	r->valid = payload.n > 0 && json_check(payload, NULL, &at) == NULL;
+	r->device = 0;
 	if (payload.n > 0)
 		memcpy(r->bytes, payload.p, payload.n);
+	if (r->valid)
+		note_members(b, r);
 	return true;
 }
 
@@ -469,14 +487,14 @@ static bool start(
 		a->error = ERROR_INVALID_JSON;
 		a->request.p = NULL;
 		buf_put_str(sentence, "the request is not JSON: ");
-		buf_put_str(sentence, json_check(payload, false, &at));
+		buf_put_str(sentence, json_check(payload, NULL, &at));
 		buf_put_str(sentence, ", at byte ");
 		buf_put_u64(sentence, at);
 	} else if (json_kind(payload) != JSON_OBJECT) {
 		a->error = ERROR_NOT_AN_OBJECT;
 		buf_put_str(sentence, "the request must be a JSON object");
 	} else {
-		a->error = read_request(b, payload, &target, &write, sentence);
+		a->error = read_request(b, r, &target, &write, sentence);
 		if (a->error == ERROR_NONE &&
 		        !api_start(b, call, target, (struct slice){NULL, 0}, b->time.now_ms)) {
 			a->error = ERROR_TOO_LARGE;
@@ -527,8 +545,9 @@ static struct request *request_of(struct bridge *b, const struct api *call)
 static struct slice api_words(struct bridge *b, struct slice body)
 {
 	size_t at;
+	bool words;
 	struct buf text = BUF(b->scratch);
-	if (body.n > 0 && json_check(body, true, &at) == NULL && json_kind(body) == JSON_OBJECT) {
+	if (body.n > 0 && json_check(body, &words, &at) == NULL && json_kind(body) == JSON_OBJECT) {
 		struct slice value = json_get(body, "error");
 		if (value.p != NULL && json_kind(value) == JSON_STRING)
 			json_unescape(&text, value);
@@ -571,7 +590,7 @@ static bool take_reply(struct bridge *b, const struct api *call, struct answer *
 			        (words.p[words.n] & 0xc0) == 0x80;) /* not inside of a character */
 				words.n--;
 		buf_put_slice(sentence, words);
-	} else if ((why = json_check(call->reply.body, true, &at)) != NULL) {
+	} else if ((why = json_check(call->reply.body, &a->words, &at)) != NULL) {
 		a->error = ERROR_API_INVALID_REPLY;
 		a->status = call->reply.status;
 		buf_put_str(sentence, "the gateway's API answered with something that is not JSON: ");

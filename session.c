@@ -161,8 +161,9 @@ static bool token_usable(const char *s)
 static const char *take_member(struct slice body, const char *name, char *out, size_t cap)
 {
 	size_t at;
+	bool words;
 	struct buf text = {(unsigned char *)out, cap, 0, false};
-	if (json_check(body, true, &at) != NULL || json_kind(body) != JSON_OBJECT)
+	if (json_check(body, &words, &at) != NULL || json_kind(body) != JSON_OBJECT)
 		return "the reply is not a JSON object";
 	struct slice value = json_get(body, name);
 	if (json_kind(value) != JSON_STRING)
@@ -647,6 +648,8 @@ static bool receiving(const struct bridge *b)
 static void read_packets(struct bridge *b)
 {
 	size_t at = 0;
+	if (b->packet_n == 0)
+		return;
 	while (receiving(b) && b->packet_skip == 0 && at < b->packet_n) {
 		struct mqtt_packet k;
 		const char *why = NULL;

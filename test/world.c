@@ -262,7 +262,7 @@ struct answer answer_read(struct slice payload)
 	static unsigned char again[32768];
 	struct answer a = {.sum = sum_of(payload)};
 	size_t at;
-	if (json_check(payload, false, &at) != NULL || !is_word(json_get(payload, "type"), "modbus_response"))
+	if (json_check(payload, NULL, &at) != NULL || !is_word(json_get(payload, "type"), "modbus_response"))
 		broken("an answer that is none: %.*s", (int)payload.n, payload.p);
 	struct slice request = json_get(payload, "request"), response = json_get(payload, "response");
 	struct slice code = json_get(response, "code"), inner = request;

@@ -13,8 +13,9 @@ static unsigned char mem[3][1 << 16];
 static void check_prefix(struct slice s, size_t n, bool lenient, const char *why, size_t at)
 {
 	size_t part_at;
+	bool words;
 	unsigned char *p = exactly(s.p, n);
-	const char *part_why = json_check((struct slice){p, n}, lenient, &part_at);
+	const char *part_why = json_check((struct slice){p, n}, lenient ? &words : NULL, &part_at);
 	free(p);
 	if (why == NULL || n <= at)
 		CHECK(part_at == n && (part_why == NULL || strcmp(part_why, "the text ends too early") == 0));
@@ -36,16 +37,17 @@ static void walk(struct slice value)
 {
 	struct slice name, member, item[JSON_VALUES];
 	size_t at = 0, end;
+	bool words;
 	while (json_next(value, &at, &name, &member)) {
 		CHECK(within(name, value) && within(member, value) && json_kind(member) != JSON_NONE);
-		CHECK(json_check(member, true, &end) == NULL);
+		CHECK(json_check(member, &words, &end) == NULL);
 		unescaped(member);
 	}
 	CHECK((json_get(value, "a").p == NULL) || json_kind(value) == JSON_OBJECT);
 	long n = json_array(value, item, JSON_VALUES - 1);
 	CHECK(n >= -1 && n <= JSON_VALUES && (n < 0 || json_kind(value) == JSON_ARRAY));
 	for (long i = 0; i < n && i < JSON_VALUES - 1; i++)
-		CHECK(json_check(item[i], true, &end) == NULL && end == item[i].n);
+		CHECK(json_check(item[i], &words, &end) == NULL && end == item[i].n);
 }
 
 /* Any bytes as a JSON string, and back: the same when they were UTF-8, and stable from then on. */
@@ -56,7 +58,7 @@ static void strings(struct slice s)
 	json_put_string(&a, s);
 	if (a.full)
 		return;
-	CHECK(json_check(buf_slice(&a), false, &end) == NULL && json_kind(buf_slice(&a)) == JSON_STRING);
+	CHECK(json_check(buf_slice(&a), NULL, &end) == NULL && json_kind(buf_slice(&a)) == JSON_STRING);
 	json_unescape(&b, buf_slice(&a));
 	CHECK(is_utf8(buf_slice(&a)) && is_utf8(buf_slice(&b)) &&
 	        (!is_utf8(s) || slice_eq(s, buf_slice(&b))));
@@ -70,7 +72,7 @@ static void written(struct slice s)
 	struct buf a = BUF(mem[0]), b = BUF(mem[1]);
 	size_t end;
 	json_put_value(&a, s);
-	CHECK(a.full || json_check(buf_slice(&a), false, &end) == NULL);
+	CHECK(a.full || json_check(buf_slice(&a), NULL, &end) == NULL);
 	json_put_value(&b, buf_slice(&a));
 	CHECK(a.full || slice_eq(buf_slice(&a), buf_slice(&b)));
 }
@@ -82,11 +84,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	unsigned char *p = exactly(in.p, in.n);
 	struct slice s = {p, in.n};
 	size_t at, strict_at;
-	const char *why = json_check(s, lenient, &at);
+	bool words = false;
+	const char *why = json_check(s, lenient ? &words : NULL, &at);
 	CHECK(at <= s.n && (why != NULL || at == s.n));
 	for (size_t n = 0; n < s.n; n += s.n / 16 + 1)
 		check_prefix(s, n, lenient, why, at);
-	const char *strict = json_check(s, false, &strict_at);
+	const char *strict = json_check(s, NULL, &strict_at);
+	CHECK(why != NULL || words == (strict != NULL));
 	if (why == NULL) {
 		CHECK(json_kind(s) != JSON_NONE && is_utf8(s));
 		walk(s);

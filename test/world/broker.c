@@ -228,7 +228,7 @@ static void check_will(struct reader *r)
 	if (!slice_is(get_text(r), w.bridge->topic_state))
 		broken("the will is not for the state topic");
 	struct slice message = get_text(r);
-	if (json_check(message, false, &at) != NULL || !slice_is(json_get(message, "status"), "\"offline\""))
+	if (json_check(message, NULL, &at) != NULL || !slice_is(json_get(message, "status"), "\"offline\""))
 		broken("the will is not an offline state");
 }
 
@@ -287,7 +287,7 @@ static void tap_publish(struct connection *c, struct reader *r, unsigned first, 
 		u->answer = answer_read(payload);
 		trace("client: answer to %u, id %u%s", u->answer.number, u->id, u->dup ? ", DUP" : "");
 	} else if (slice_is(topic, w.bridge->topic_state)) {
-		if (json_check(payload, false, &at) != NULL || json_kind(payload) != JSON_OBJECT ||
+		if (json_check(payload, NULL, &at) != NULL || json_kind(payload) != JSON_OBJECT ||
 		        !slice_is(json_get(payload, "type"), "\"gateway_state\""))
 			broken("a state that is none: %.*s", (int)payload.n, payload.p);
 		last_offline = slice_is(json_get(payload, "status"), "\"offline\"");

@@ -156,7 +156,7 @@ static void read_token_request(const char *body)
 {
 	size_t at;
 	struct slice s = slice_str(body), barn = json_get(s, "barn");
-	if (json_check(s, false, &at) != NULL)
+	if (json_check(s, NULL, &at) != NULL)
 		broken("the request for a token is not JSON: %s", body);
 	struct slice iat = json_get(barn, "iat"), exp = json_get(barn, "exp");
 	if (json_kind(iat) == JSON_NUMBER &&
