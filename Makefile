@@ -3,7 +3,7 @@ VERSION := 0.1.0
 
 CC ?= cc
 PYTHON ?= /usr/bin/python3
-CFLAGS ?= -Os -g
+CFLAGS ?= -O2 -g
 WARN := -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
 BASE := -std=c11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -D_TIME_BITS=64 $(WARN) -MMD -MP
 # Certificates are never checked against an earlier time than that of the sources.

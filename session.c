@@ -234,9 +234,8 @@ static void check_clock(struct bridge *b)
 		struct buf *log = log_begin(b, LEVEL_WARN);
 		buf_put_str(log, "this machine's clock is wrong, it says ");
 		buf_put_time(log, b->time.wall_us);
-		buf_put_str(log, ": the token's dates will be wrong, too, and the broker may refuse it (set "
-		                 "the clock, or "
-		                 "let NTP do it)");
+		buf_put_str(log, ": the token's dates are wrong, too, and the broker may refuse it (set "
+		                 "the clock, or let NTP do it)");
 		log_end(b);
 	} else if (!wrong && b->clock_wrong) {
 		log_line(b, LEVEL_INFO, "this machine's clock has been set");
@@ -246,7 +245,6 @@ static void check_clock(struct bridge *b)
 
 static void ask_token(struct bridge *b)
 {
-	check_clock(b);
 	b->next_token_ms = b->time.now_ms;
 	unsigned char mem[512];
 	struct buf t = BUF(mem);
@@ -262,6 +260,7 @@ static void ask_token(struct bridge *b)
 
 static void dial(struct bridge *b)
 {
+	check_clock(b);
 	struct buf *log = log_begin(b, b->failure_why == NULL ? LEVEL_INFO : LEVEL_DEBUG);
 	buf_put_str(log, "connecting to ");
 	log_host(log, b->config->broker_host, b->config->broker_port);
