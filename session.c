@@ -245,6 +245,7 @@ static void check_clock(struct bridge *b)
 
 static void ask_token(struct bridge *b)
 {
+	check_clock(b);
 	b->next_token_ms = b->time.now_ms;
 	unsigned char mem[512];
 	struct buf t = BUF(mem);

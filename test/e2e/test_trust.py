@@ -1081,7 +1081,7 @@ def test_clock_before_the_build(clock: str, wrong: bool, at: Any, lab: Lab):
     broker.connection()
     said = [m[1] for m in cat.log.find(r" warn  (.*clock.*)")]
     assert len(said) == wrong
-    assert not wrong or re.search(f"clock is wrong, it says {clock}T.*token's dates will be wrong", said[0])
+    assert not wrong or re.search(f"clock is wrong, it says {clock}T.*token's dates are wrong", said[0])
 
 
 # ---------------------------------------------------------------------------------------------------- secrets
