@@ -184,16 +184,19 @@ static void put_source(struct buf *b, const struct reader *r, const char *name, 
 }
 
 /* Writes the line for a mistake in a variable. The value of a secret is not shown, nor one that may hold a
- * secret by mistake: a key pasted into the wrong variable, the login of a URL. A broken line has none. */
+ * secret by mistake: a key pasted into the wrong variable, the login of a URL; and of several lines, which a
+ * forgotten quote may have swallowed, only the first. A broken line has none. */
 static void mistake(struct reader *r, size_t v, const struct buf *why)
 {
 	enum kind kind = variables[v].kind;
 	struct slice s = r->found[v].value;
+	const unsigned char *newline = s.n > 0 ? memchr(s.p, '\n', s.n) : NULL;
 	r->mistakes++;
 	put_source(r->errors, r, variables[v].name, r->found[v].line);
 	if (s.n > 0 && kind != SECRET && kind != PEM && !has(s, "-----BEGIN") &&
 	        !(kind == HOST && has(s, "@"))) {
 		buf_put_str(r->errors, " is \"");
+		s.n = newline ? (size_t)(newline - s.p) + 1 : s.n;
 		buf_put_escaped(r->errors, s, 64);
 		buf_put_str(r->errors, "\"");
 	}

@@ -329,6 +329,7 @@ static const struct {
         {"MQTT_JWT_DATES=Auto", "Auto", "expected auto, numeric or iso8601\n"},
         {"LOG_LEVEL=or", "or", "expected error, warn, info or debug\n"},
         {"MQTT_CLIENT_ID=a\tb", "a\\x09b", A_TEXT},
+        {"MQTT_CLIENT_ID=a\nMQTT_PASSWORD=hidden", "a\\x0a", A_TEXT}, /* a quote was forgotten */
         {"MQTT_CLIENT_ID=\x7f", "\\x7f", A_TEXT},
         {"MQTT_CLIENT_ID=\xc2\x9f", "\\xc2\\x9f", A_TEXT},          /* C1 */
         {"MQTT_CLIENT_ID=\xc1\xa1", "\\xc1\\xa1", A_TEXT},          /* overlong */
@@ -469,7 +470,7 @@ static const struct {
                 "A line (F line 16): " A_LINE
                 "MQTT_BROKER_PORT (F line 1) is \"x\": expected a whole number, 1 to 65535\n"
                 "WEB_CONTAINER_HOST (F line 2) is \"a b\": " A_HOST
-                "WEB_CONTAINER_PORT (F line 3) is \"\\x0ay\": expected a whole number, 1 to 65535\n"
+                "WEB_CONTAINER_PORT (F line 3) is \"\\x0a\": expected a whole number, 1 to 65535\n"
                 "MQTT_USERNAME (F line 6) is \"\\x01\": " A_TEXT
                 "MQTT_CLIENT_ID (F line 7) is \"\\x02\": " A_TEXT
                 "MQTT_TOPIC_PREFIX (F line 8) is \"#\": expected no + or #, they are MQTT's wildcards\n"
