@@ -1,5 +1,5 @@
 /* mqtt_read: at once equals byte by byte; every proper prefix of a packet gives 0. The first byte chooses how
- * much the reader can hold, the rest is a stream of packets. */
+ * much the reader can hold and which prefixes it sees, the rest is a stream of packets. */
 // uses: buf.c queue.c
 // longest input: 512
 #include "fuzz.h"
@@ -40,15 +40,15 @@ static bool same_packet(const struct mqtt_packet *a, const struct mqtt_packet *b
 	       a->skip == b->skip && slice_eq(a->topic, b->topic) && slice_eq(a->payload, b->payload);
 }
 
-/* One packet at the start of s. Returns as mqtt_read does. */
-static long one_packet(struct slice s, size_t limit)
+/* One packet at the start of s, and some of its prefixes, by offset. Returns as mqtt_read does. */
+static long one_packet(struct slice s, size_t limit, size_t offset)
 {
 	struct mqtt_packet k, part;
 	const char *why = NULL, *part_why = NULL;
 	long whole = read_copy(s, limit, &k, &why), got = 0;
-	size_t step = s.n / 16 + 1; /* long inputs by pieces: a run must stay short */
+	size_t step = s.n / 4 + 1; /* a few prefixes: a run must stay short */
 	CHECK(whole >= 0 || why != NULL);
-	for (size_t n = 0; n < s.n && got == 0; n += step) {
+	for (size_t n = offset % step; n < s.n && got == 0; n += step) {
 		got = read_copy((struct slice){s.p, n}, limit, &part, &part_why);
 		if (whole < 0 && got < 0)
 			CHECK(same_why(why, part_why)); /* the same fault, wherever it was seen */
@@ -66,9 +66,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const uint16_t limits[] = {8704, 256, 64, 20, 5, 2, 1, 0};
 	struct slice s = {data, size};
-	size_t limit = limits[cut_byte(&s) % 8];
+	unsigned first = cut_byte(&s);
+	size_t limit = limits[first % 8];
 	for (long got = 1; got > 0 && s.n > 0;) {
-		got = one_packet(s, limit);
+		got = one_packet(s, limit, first >> 3);
 		if (got > 0)
 			cut(&s, (size_t)got);
 	}
