@@ -57,6 +57,15 @@ static bool token_expired(const struct bridge *b)
 	return b->phase == PHASE_SERVE && !b->config->has_login && b->time.now_ms >= expiry_ms - EXPIRY_MS;
 }
 
+/* The next token is not wanted any more, whether it has come or is being fetched. */
+static void drop_token(struct bridge *b)
+{
+	if (b->renewing && b->token[0] == 0)
+		api_finish(b, b->identity);
+	b->renewing = false;
+	tls_wipe(b->token, sizeof b->token);
+}
+
 /* The session has failed in its present phase: says so (the same reason once a minute), lets go of the
  * connection, and waits before it begins anew. where: what was tried. why: a static sentence; detail: more
  * about it. */
@@ -101,11 +110,8 @@ static void fail(struct bridge *b, const char *where, const char *why, struct sl
 	if (!repeated)
 		b->failure_logged_ms = now;
 	b->failure_why = why;
-	if (b->renewing && b->token[0] == 0) /* the next token is still being fetched */
-		api_finish(b, b->identity);
-	b->renewing = false;
+	drop_token(b);
 	broker(b)->open = false;
-	tls_wipe(b->token, sizeof b->token);
 	enter(b, PHASE_PAUSE, wait);
 }
 
@@ -307,7 +313,11 @@ static const char *take_identity(struct bridge *b, struct slice body)
 	const char *why;
 	if (b->phase != PHASE_SERIAL) {
 		why = take_member(body, "jwt", b->token, sizeof b->token);
-		return why != NULL ? why : token_usable(b->token) ? NULL : unusable;
+		if (why == NULL && !token_usable(b->token))
+			why = unusable;
+		if (why != NULL)
+			tls_wipe(b->token, sizeof b->token);
+		return why;
 	}
 	why = take_member(body, "serialNumber", b->serial, sizeof b->serial);
 	if (why == NULL && !serial_usable(b->serial))
@@ -560,9 +570,6 @@ static bool take_publish(struct bridge *b, const struct mqtt_packet *k)
 		return false;
 	if (ours && b->phase == PHASE_STALE) {
 		b->stale++;
-	} else if (ours && b->passed_over) {
-		pass_over(b, k);
-		return true;
 	} else if (ours && k->retain) {
 		log_line(b, LEVEL_WARN,
 		        "a retained request is not executed: it may be old (publish requests without "
@@ -570,6 +577,9 @@ static bool take_publish(struct bridge *b, const struct mqtt_packet *k)
 	} else if (ours && seen_before(b, k)) {
 		log_line(b, LEVEL_DEBUG,
 		        "a request came again, as its acknowledgement was lost: not executed again");
+	} else if (ours && b->passed_over) {
+		pass_over(b, k);
+		return true;
 	} else if (ours) {
 		int fresh = k->qos == 2 ? mqtt_received_add(&b->received, k->id) : 1;
 		if (fresh < 0) {
@@ -979,6 +989,7 @@ static void step_leave(struct bridge *b)
 void session_stop(struct bridge *b)
 {
 	log_line(b, LEVEL_INFO, "stopping");
+	drop_token(b);
 	if (b->phase == PHASE_SERVE)
 		enter(b, PHASE_DRAIN, DRAIN_MS);
 	else

@@ -54,7 +54,7 @@ static struct link *a_waiting_one(void)
 static void start_with(uint32_t spares)
 {
 	config.api_spares = spares;
-	start();
+	start(true);
 	serve_all();
 	now_ms += 10;
 	b.time.now_ms = now_ms;

@@ -14,7 +14,6 @@ static struct bridge_config config = {.broker_host = "broker.test",
         .api_port = 2,
         .user_name = "user",
         .password = "password",
-        .has_login = true,
         .topic_prefix = "p",
         .keep_alive_s = 60,
         .token_lifetime_s = 300,
@@ -25,9 +24,10 @@ static unsigned char broker_in[4096], broker_out[64]; /* so little that a publis
 
 static void step(void); /* the test's: lets the core think */
 
-static void start(void)
+static void start(bool has_login)
 {
 	memset(&b, 0, sizeof b);
+	config.has_login = has_login;
 	now_ms = 1000;
 	bridge_init(&b, &config, NULL, NULL, 1, (struct bridge_time){now_ms, 0});
 	b.link[LINK_BROKER].in = (struct buf)BUF(broker_in);

@@ -6,12 +6,14 @@
 #include "../../session.c"
 #include "driver.h"
 
+static int64_t wake_ms;
+
 static void step(void)
 {
 	size_t at = 0;
 	enum bridge_level level;
 	struct slice text;
-	bridge_step(&b, (struct bridge_time){now_ms, INT64_C(1793491200000000) + now_ms * 1000});
+	wake_ms = bridge_step(&b, (struct bridge_time){now_ms, INT64_C(1793491200000000) + now_ms * 1000});
 	while (bridge_take_log(&b, &at, &level, &text))
 		;
 }
@@ -52,7 +54,7 @@ static void breaks_within_a_publish(void **state)
 	unsigned char sent[512];
 	struct link *l = &b.link[LINK_BROKER];
 	(void)state;
-	start();
+	start(true);
 	answer(b.identity->link, "{\"serialNumber\": \"s1\"}");
 	connect_broker();
 	answer(b.state.link, "{\"a\": \"0123456789012345678901234567890123456789012345678901234567890\"}");
@@ -73,7 +75,7 @@ static void breaks_within_a_publish(void **state)
 static void breaks_with_a_full_outbox(void **state)
 {
 	(void)state;
-	start();
+	start(true);
 	answer(b.identity->link, "{\"serialNumber\": \"s1\"}");
 	for (size_t i = 0; i < BRIDGE_CALLS; i++)
 		b.call[i].state = API_DONE; /* with requests that are not there, nobody takes their replies */
@@ -97,9 +99,193 @@ static void breaks_with_a_full_outbox(void **state)
 	assert_int_equal(mqtt_outbox_count(&b.outbox), 0); /* the token was not taken for a state */
 }
 
+/* In service, with the call that is to bring the next token. */
+static void start_renewal(void)
+{
+	start(false);
+	answer(b.identity->link, "{\"serialNumber\": \"s1\"}");
+	answer(b.identity->link, "{\"jwt\": \"a.b.c\"}");
+	connect_broker();
+	now_ms = b.renew_ms;
+	step();
+	assert_true(b.renewing && b.identity->state == API_BUSY);
+}
+
+/* The next token is of no use any more: its call must not keep the core busy. */
+static void stops_while_a_token_is_fetched(void **state)
+{
+	(void)state;
+	start_renewal();
+	now_ms = b.identity->deadline_ms - 1;
+	bridge_stop(&b);
+	step();
+	now_ms++;
+	step();
+	step();
+	assert_true(wake_ms > now_ms);
+	assert_string_equal(b.token, "");
+}
+
+/* A token that can't be one is never taken for the next one. */
+static void renews_after_an_unusable_token(void **state)
+{
+	(void)state;
+	start_renewal();
+	answer(b.identity->link, "{\"jwt\": \"a b\"}");
+	assert_false(b.renewing);
+	now_ms = b.renew_ms;
+	step();
+	step();
+	assert_int_equal(b.phase, PHASE_SERVE);
+	assert_true(b.renewing && b.identity->state == API_BUSY);
+	answer(b.identity->link, "{\"jwt\": \"d.e.f\"}");
+	assert_string_equal(b.token, "d.e.f");
+}
+
+/* A broker with a session that sends one large request after the other, and again what was not acknowledged
+ * at the beginning of each connection; it acknowledges only once it is calm. */
+enum { FLOOD = 60, FLOOD_BYTES = 7000 };
+static struct {
+	unsigned char tap[400000], publish[FLOOD_BYTES + 100];
+	size_t n, sent, connects, answers;
+	bool session, calm, acknowledged[FLOOD + 1];
+} flood;
+
+static void flood_feed(const unsigned char *p, size_t n)
+{
+	struct link *l = &b.link[LINK_BROKER];
+	while (n > 0 && l->state == LINK_UP) {
+		size_t room;
+		unsigned char *to = link_recv_buf(l, &room);
+		if (to == NULL) { /* it takes nothing more */
+			link_ended(l, LINK_LOST, "test", 0);
+			step();
+			return;
+		}
+		room = room < n ? room : n;
+		memcpy(to, p, room);
+		p += room;
+		n -= room;
+		link_recv_ack(l, room);
+		step();
+	}
+}
+
+static void flood_request(size_t id, bool dup)
+{
+	struct buf p = BUF(flood.publish);
+	size_t topic = strlen(b.topic_request), left = 2 + topic + 2 + FLOOD_BYTES;
+	buf_put_byte(&p, dup ? 0x3a : 0x32);
+	buf_put_byte(&p, (unsigned char)(left | 0x80));
+	buf_put_byte(&p, (unsigned char)(left >> 7));
+	buf_put_u16be(&p, (uint16_t)topic);
+	buf_put_str(&p, b.topic_request);
+	buf_put_u16be(&p, (uint16_t)id);
+	buf_put_str(&p, "{\"id\": ");
+	buf_put_u64(&p, id + 100);
+	memset(p.p + p.n, ' ', FLOOD_BYTES - 11);
+	p.n += FLOOD_BYTES - 11;
+	buf_put_byte(&p, '}');
+	flood_feed(p.p, p.n);
+}
+
+static void flood_packet(const unsigned char *p, size_t head)
+{
+	unsigned char ack[] = {0x40, 2, p[head], p[head + 1]}, suback[] = {0x90, 3, p[head], p[head + 1], 1};
+	size_t id = (size_t)p[head] << 8 | p[head + 1], topic = id;
+	switch (p[0] >> 4) {
+	case MQTT_CONNECT:
+		flood_feed(flood.session ? (const unsigned char *)"\x20\x02\x01"
+		                         : (const unsigned char *)"\x20\x02\x00",
+		        4);
+		flood.session = true;
+		flood.connects++;
+		for (size_t i = 1; i <= flood.sent; i++)
+			if (!flood.acknowledged[i])
+				flood_request(i, true);
+		break;
+	case MQTT_SUBSCRIBE: flood_feed(suback, 5); break;
+	case MQTT_PUBACK: flood.acknowledged[id] = true; break;
+	case MQTT_PUBLISH:
+		flood.answers += memcmp(p + head + 2, b.topic_response, topic) == 0 && !(p[0] & 8);
+		memcpy(ack + 2, p + head + 2 + topic, 2);
+		if (flood.calm)
+			flood_feed(ack, 4);
+		break;
+	default: break;
+	}
+}
+
+/* Reads what the core sends, until it has nothing more to say. */
+static void flood_read(void)
+{
+	struct link *l = &b.link[LINK_BROKER];
+	size_t n, at = 0;
+	const unsigned char *p;
+	serve(l);
+	while ((p = link_send_buf(l, &n)) != NULL) {
+		assert_true(n <= sizeof flood.tap - flood.n);
+		memcpy(flood.tap + flood.n, p, n);
+		flood.n += n;
+		link_send_ack(l, n);
+		step();
+	}
+	for (;;) {
+		size_t length = 0, head = 1;
+		while (head < flood.n - at && flood.tap[at + head] & 0x80 && head < 4)
+			head++;
+		for (size_t i = head; i > 0 && head < flood.n - at; i--)
+			length = length << 7 | (flood.tap[at + i] & 0x7f);
+		head++;
+		if (flood.n - at < head || length > flood.n - at - head)
+			break;
+		flood_packet(flood.tap + at, head);
+		at += head + length;
+	}
+	flood.n -= at;
+	memmove(flood.tap, flood.tap + at, flood.n);
+	if (l->state == LINK_DOWN)
+		flood.n = 0;
+}
+
+/* Where answers wait for PUBACK, and PUBACK waits behind requests that find no room, all come to their end.
+ */
+static void comes_out_of_an_overrun(void **state)
+{
+	(void)state;
+	memset(&flood, 0, sizeof flood);
+	config.session_window_s = 60;
+	start(true);
+	answer(b.identity->link, "{\"serialNumber\": \"s1\"}");
+	for (int i = 0; i < 5; i++)
+		flood_read();
+	assert_int_equal(b.phase, PHASE_SERVE);
+	while (flood.sent < FLOOD) {
+		flood_request(++flood.sent, false);
+		flood_read();
+	}
+	assert_false(flood.acknowledged[FLOOD]);
+	flood.calm = true;
+	link_ended(&b.link[LINK_BROKER], LINK_LOST, "test", 0);
+	step();
+	for (int i = 0; i < 1000 && !(flood.acknowledged[FLOOD] && mqtt_outbox_count(&b.outbox) == 0); i++) {
+		flood_read();
+		now_ms += 50;
+		step();
+	}
+	for (size_t i = 1; i <= FLOOD; i++)
+		assert_true(flood.acknowledged[i]);
+	assert_int_equal(mqtt_outbox_count(&b.outbox), 0);
+	assert_in_range(flood.answers, FLOOD, 2 * FLOOD);
+	config.session_window_s = 0;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(stops_while_a_token_is_fetched),
+	        cmocka_unit_test(renews_after_an_unusable_token),
+	        cmocka_unit_test(comes_out_of_an_overrun),
 	        cmocka_unit_test(breaks_within_a_publish),
 	        cmocka_unit_test(breaks_with_a_full_outbox),
 	};
