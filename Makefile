@@ -118,6 +118,27 @@ world: deps
 	@$(MAKE) --no-print-directory build/test/world
 	@build/test/world 1 $(SEEDS) 10
 
+# The program itself, without sanitizers, under valgrind: requests of all kinds, and sessions that break and end.
+VALGRIND_TESTS := test_requests.py $(addprefix test_session.py::test_,duplicates a_stale_session_is_discarded \
+	answers_are_kept_until_acknowledged real_broker_restarts stop_answers_everything) \
+	test_faults.py::test_a_reset_in_the_middle_of_a_record
+PYTEST = PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m pytest -q -p no:cacheprovider
+valgrind: deps count-deps
+	@$(MAKE) --no-print-directory iamcat $(TOOLS)
+	@IAMCAT=test/valgrind $(PYTEST) -n 2 $(addprefix test/e2e/,$(VALGRIND_TESTS))
+
+# At RabbitMQ; 55 MB of Debian packages, whose service is not wanted (invoke-rc.d asks policy-rc.d).
+rabbitmq-deps: deps
+	@dpkg-query -W -f '$${Status}' rabbitmq-server 2>/dev/null | grep -q ' installed' || { \
+	echo "  installing rabbitmq-server"; as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
+	$$as_root env DEBIAN_FRONTEND=noninteractive sh -ec 'policy=/usr/sbin/policy-rc.d; \
+	if [ ! -e $$policy ]; then trap "rm $$policy" EXIT; printf "#!/bin/sh\nexit 101\n" >$$policy; chmod +x $$policy; fi; \
+	apt-get update -qq; apt-get install -y -qq --no-install-recommends rabbitmq-server >/dev/null'; }
+
+test-rabbitmq: rabbitmq-deps
+	@$(MAKE) --no-print-directory build/san/iamcat $(TOOLS)
+	@IAMCAT=build/san/iamcat $(PYTEST) test/e2e/rabbitmq.py
+
 # The embedded roots, from Debian's ca-certificates.
 ROOTS_NEEDS := cert.c dns.c buf.c
 build/test/roots: LIBS := $(ROOTS_NEEDS) -lbearssl
@@ -146,4 +167,5 @@ clean:
 	rm -rf build dist iamcat
 
 -include $(wildcard build/*.d build/*/*.d)
+.PHONY: valgrind rabbitmq-deps test-rabbitmq
 .PHONY: all deps lint-deps count-deps fuzz-deps demo test world count fuzz roots lint lint-clang lint-cppcheck lint-analyzer clean

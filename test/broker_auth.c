@@ -12,6 +12,8 @@
  *		numeric, iso8601 or any: the form of "exp" that is accepted
  *	plugin_opt_kick 1
  *		0: a connection outlives its token
+ *	plugin_opt_early 0
+ *		so many seconds before its token expires a connection is ended
  *	plugin_opt_users NAME:PASSWORD
  *		a plain login besides tokens; may be repeated
  *
@@ -44,7 +46,7 @@ static struct client {
 static const char *users[USERS];
 static size_t key_count, user_count;
 static const char *dates = "any";
-static int kick = 1;
+static int kick = 1, early = 0;
 static mosquitto_plugin_id_t *self;
 
 int mosquitto_plugin_version(int count, const int *versions)
@@ -247,7 +249,7 @@ static int on_tick(int event, void *data, void *unused)
 	time_t now = time(NULL);
 	(void)event, (void)data, (void)unused;
 	for (struct client *c = clients; kick && c < clients + CLIENTS; c++) {
-		if (c->who == NULL || c->expires > now)
+		if (c->who == NULL || c->expires - early > now)
 			continue;
 		c->who = NULL;
 		mosquitto_log_printf(MOSQ_LOG_NOTICE, "broker_auth: %s cut off: its token expired", c->id);
@@ -270,6 +272,8 @@ int mosquitto_plugin_init(mosquitto_plugin_id_t *id, void **data, struct mosquit
 			dates = value;
 		if (strcmp(name, "kick") == 0)
 			kick = atoi(value);
+		if (strcmp(name, "early") == 0)
+			early = atoi(value);
 		if (strcmp(name, "users") == 0 && user_count < USERS)
 			users[user_count++] = value;
 	}

@@ -33,7 +33,7 @@ IAMCAT = pathlib.Path(os.environ.get("IAMCAT", ROOT / "iamcat")).absolute()
 BUILD = pathlib.Path(os.environ.get("IAMCAT_TEST_BUILD", ROOT / "build" / "test")).absolute()
 DEVICE, SERIAL = "A2332407312", "0123ab5c7f9e4d01ee"  # what the gateway knows, and is, by default
 TIMEOUT = 20.0  # seconds that an event may take: generous, for slow machines and sanitizers
-SANITIZER = r"(Address|Leak|Memory|Undefined)\w*Sanitizer|runtime error:|Assertion .* failed"
+SANITIZER = r"^==\d+== |(Address|Leak|Memory|Undefined)\w*Sanitizer|runtime error:|Assertion .* failed"
 
 
 # We may have died before the death signal was set: then the parent is another one already.
@@ -366,13 +366,14 @@ class Gateway(Process):
 class Operator:
     """Someone at the other end of the broker: sends requests, gets answers and states."""
 
-    def __init__(self, ca: str, user: str, password: str, prefix: str = "iamcat") -> None:
-        """Not connected yet. ca is PEM text; prefix may hold + to listen to a fleet."""
+    def __init__(self, ca: str, user: str, password: str, prefix: str = "iamcat", kept: bool = False) -> None:
+        """Not connected yet. ca is PEM text; prefix may hold + to listen to a fleet. kept: the broker keeps
+        the session, with answers in it, while the connection is down."""
         self.prefix = prefix
         self.answers, self.states = Inbox("answers"), Inbox("states")
         self.result: queue.Queue[str] = queue.Queue()
         self.client_id = f"{user}-{random.getrandbits(64):x}"
-        self.client = paho.Client(self.client_id)
+        self.client = paho.Client(self.client_id, clean_session=not kept)
         self.client.username_pw_set(user, password)
         self.client.tls_set_context(ssl.create_default_context(cadata=ca))
         self.client.reconnect_delay_set(0.1, 1)
@@ -534,9 +535,9 @@ class Lab(contextlib.ExitStack):
         raise LabError("broker: found no free port")
 
     def operator(self, broker: Any, gateway: Gateway, prefix: str = "iamcat",
-                 user: str = "operator") -> Operator:
+                 user: str = "operator", kept: bool = False) -> Operator:
         """Someone who is connected and subscribed, with a token by the gateway."""
-        operator = Operator(self.ca.cert, user, gateway.token(user), prefix)
+        operator = Operator(self.ca.cert, user, gateway.token(user), prefix, kept)
         self.callback(operator.close)
         operator.connect(broker.port)
         # The log may come later than the packet: then wait_subscribed would see this one as iamcat's.
@@ -550,13 +551,15 @@ class Lab(contextlib.ExitStack):
                 "MQTT_ROOT_CA_FILE": str(self.ca_file), "LOG_LEVEL": "debug", **more}
 
     def iamcat(self, env: dict[str, str], *args: str, files: dict[str, str] | None = None,
-               etc: dict[str, str] | None = None, binary: pathlib.Path = IAMCAT) -> Process:
+               etc: dict[str, str] | None = None, binary: pathlib.Path = IAMCAT,
+               within: Iterable[str] = ()) -> Process:
         """iamcat in a working directory of its own, with files there. etc are all files of /etc, as this
-        process alone sees it (needs root); they lie in the directory cat.etc, to be changed."""
+        process alone sees it (needs root); they lie in the directory cat.etc, to be changed. within is a
+        command line prefix that ends by executing the rest."""
         work = self.work_dir("iamcat")
         for name, text in (files or {}).items():
             (work / name).write_text(text)
-        within = []
+        within = [*within]
         if etc is not None:
             view = self.work_dir("etc")
             for name, text in etc.items():
@@ -564,7 +567,7 @@ class Lab(contextlib.ExitStack):
             # In a chroot, whose / is no mount point, unshare can't make the new namespace private as a whole.
             apart = f'mount --bind /etc /etc && mount --make-private /etc && mount --bind "{view}" /etc && exec "$@"'
             whole = subprocess.run(["unshare", "--mount", "true"], stderr=subprocess.DEVNULL).returncode == 0
-            within = ["unshare", "--mount", *([] if whole else ["--propagation", "unchanged"]), "sh", "-c", apart, "sh"]
+            within += ["unshare", "--mount", *([] if whole else ["--propagation", "unchanged"]), "sh", "-c", apart, "sh"]
         passed = ("ASAN_OPTIONS", "UBSAN_OPTIONS", "GCOV_PREFIX", "GCOV_PREFIX_STRIP")
         env = {**{name: os.environ[name] for name in passed if name in os.environ}, **env}
         cat = self.start(Process, "iamcat", [binary, *args], work, env, within)
