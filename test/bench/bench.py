@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 """Measures iamcat beside the floor and beside a plain Python client, in one run: `make bench`.
 
-The floor is what no bridge can go below: the same HTTP call on a connection that was opened ahead, and an echo
-through the broker with QoS 1 over TLS (load.c does both). Times are taken in blocks of a few requests that take
-turns, so that what disturbs the machine disturbs all alike; figures are medians, ratios are those of one round.
-What is counted is exact.
+The floor is what no bridge can go below: the same HTTP call on a connection that was opened ahead, and an
+echo through the broker with QoS 1 over TLS (load.c does both). Times are taken in blocks of a few requests
+that take turns, so that what disturbs the machine disturbs all alike; figures are medians, ratios are those
+of one round. What is counted is exact.
 
 Environment: IAMCAT (the binary; ./iamcat), QUICK=1 (a minute), PROFILE=1 (only the profile of a request).
 Writes build/bench/result.json, .txt, .md and .svg.
@@ -16,7 +16,6 @@ import os
 import pathlib
 import platform
 import re
-import signal
 import statistics
 import subprocess
 import sys
@@ -28,7 +27,8 @@ sys.dont_write_bytecode = True
 
 import callgrind  # noqa: E402
 import table  # noqa: E402
-from parts import IAMCAT, KINDS, OUT, ROOT, Lab, LabError, Parts, broker_bytes, cpu_s, memory_kb, say, wakes  # noqa: E402
+from parts import (IAMCAT, KINDS, OUT, ROOT, Lab, LabError, Parts, broker_bytes, cpu_s,  # noqa: E402
+                   memory_kb, say, wakes)
 
 QUICK = os.environ.get("QUICK", "") not in ("", "0")
 REQUEST = ('{"function_code": 3, "device_id": "%s", "address": 10056, "size": 1, "type": "U16", '
@@ -108,7 +108,7 @@ class Bench(Parts):
         trips = self.trips(6 if QUICK else 25, 40)
         every = {name: [us for block in blocks for us in block] for name, blocks in trips.items()}
         at = {name: {"p50": median(us), "p99": quantile(us, 0.99)} for name, us in every.items()}
-        at["floor"] = {part: at["http"][part] + at["echo"][part] for part in ("p50", "p99")}
+        at["floor"] = {"p50": at["http"]["p50"] + at["echo"]["p50"]}
         self.result["trip_us"] = at
         middle = {name: [median(block) for block in blocks] for name, blocks in trips.items()}
         self.result["over_us"] = {
@@ -123,6 +123,7 @@ class Bench(Parts):
             trips = self.trips(2 if QUICK else 5, 15, f"pad{size}")
             at = {name: median([median(block) for block in blocks]) for name, blocks in trips.items()}
             self.result["sizes_us"][str(size)] = {**at, "floor": at["http"] + at["echo"]}
+        self.result["memory_after_sizes_kb"] = {kind: memory_kb(cat.pid) for kind, cat in self.cats.items()}
 
     def burst(self) -> None:
         """200 at once: for one device, whose calls keep their order, and for 200."""
@@ -149,17 +150,20 @@ class Bench(Parts):
             return 1e6 * count / elapsed, (cpu_s(cat.pid) - before) * 1000 / count
 
         count = {"iamcat": 1000 if QUICK else 2000, "python": 200 if QUICK else 400}
-        got = turns(2 if QUICK else 5, {kind: lambda kind=kind: run(kind, count[kind], 20, 0) for kind in KINDS})
-        self.result["sustained_per_s"] = {kind: median([rate for rate, _ in runs]) for kind, runs in got.items()}
+        got = turns(2 if QUICK else 5,
+                    {kind: lambda kind=kind: run(kind, count[kind], 20, 0) for kind in KINDS})
+        self.result["sustained_per_s"] = {kind: median([rate for rate, _ in runs])
+                                          for kind, runs in got.items()}
         self.result["cpu_s"] = {kind: median([cpu for _, cpu in runs]) for kind, runs in got.items()}
         got = turns(1 if QUICK else 3, {kind: lambda kind=kind: run(kind, 200, 1, 500) for kind in KINDS})
         self.result["cpu_single_s"] = {kind: median([cpu for _, cpu in runs]) for kind, runs in got.items()}
 
     def memory(self) -> None:
-        """After all of this."""
+        """After the load so far, and once it was idle for a moment."""
+        time.sleep(0.5)
         self.result["memory_kb"] = {kind: memory_kb(cat.pid) for kind, cat in self.cats.items()}
 
-    # --------------------------------------------------------------------------- the 250 ms gateway, and idleness
+    # ----------------------------------------------------------------------- the 250 ms gateway, and idleness
 
     def slow_and_idle(self) -> None:
         """Bridges with a 250 ms gateway each are asked while those from before idle."""
@@ -193,7 +197,7 @@ class Bench(Parts):
     def use(self, cat: Any) -> dict[str, float]:
         return {"cpu_s": cpu_s(cat.pid), "wakes": wakes(cat.pid), **broker_bytes(cat.pid, self.broker.port)}
 
-    # -------------------------------------------------------------------------------------------------- counts
+    # ------------------------------------------------------------------------------------------------ counts
 
     def system_calls(self) -> None:
         """All of them for requests that come one at a time, when the first ones are done."""
@@ -213,15 +217,16 @@ class Bench(Parts):
             calls = [m[1] for m in map(re.compile(r"\d+ +(\w+)\(").match, lines) if m]
             self.result["system_calls"][kind] = {
                 "per_request": len(calls) / count,
-                "each": {name: calls.count(name) / count for name in sorted(set(calls), key=calls.count)[::-1]}}
+                "each": {name: calls.count(name) / count
+                         for name in sorted(set(calls), key=calls.count)[::-1]}}
             if kind == "iamcat":
                 self.result["system_calls_per_publish"] = calls_per_publish(lines)
                 self.result["allocations"] = {kind: allocations(trace.read_text().splitlines())}
 
-    def begin_instructions(self, kinds: tuple[str, ...] = ("iamcat",) if QUICK else ("python", "iamcat")) -> None:
+    def begin_instructions(self, python: bool = not QUICK) -> None:
         """Under callgrind everything takes its time to start."""
         self.profiled = {}
-        for kind in kinds:
+        for kind in ("python", "iamcat") if python else ("iamcat",):
             for count in {"iamcat": (50, 250 if QUICK else 550), "python": (5, 15)}[kind]:
                 out = OUT / f"callgrind.{kind}.{count}"
                 argv = callgrind.BINARY if kind == "iamcat" and callgrind.WANTED else None
@@ -237,7 +242,7 @@ class Bench(Parts):
             for count, cat in cats.items():
                 load = self.operator(self.serving(cat).prefix)
                 self.ask(load, cat, count, 1, 3000)
-                cat.stop(signal.SIGTERM if kind == "iamcat" else signal.SIGINT, 120)
+                cat.stop(timeout=120)
                 totals[count] = int(cat.log.wait(r"Collected : (\d+)")[1])
             few, many = totals
             self.result["instructions"][kind] = (totals[many] - totals[few]) / (many - few)
@@ -261,8 +266,8 @@ class Bench(Parts):
 
 
 def calls_per_publish(lines: list[str]) -> float:
-    """Of a trace of single requests: the calls from the one that sends an answer to the one that takes its PUBACK,
-    those for the API's connection aside."""
+    """Of a trace of single requests: the calls from the one that sends an answer to the one that takes its
+    PUBACK, those for the API's connection aside."""
     calls = [m.groups() for m in map(re.compile(r"\d+ +(\w+)\((\d+).* = (-?\d+)").match, lines) if m]
     broker = next(fd for name, fd, _ in calls if name == "recvfrom")
     largest = max(int(n) for name, fd, n in calls if (name, fd) == ("sendto", broker))
@@ -288,7 +293,8 @@ def allocations(lines: list[str]) -> int:
 
 def about() -> dict[str, str]:
     """What was measured, where, when, and how to do it again."""
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True,
+                          cwd=ROOT)
     model = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
     given = [f"{name}={os.environ[name]}" for name in ("QUICK", "IAMCAT") if os.environ.get(name)]
     return {"command": " ".join(["make bench", *given]),
@@ -299,20 +305,24 @@ def about() -> dict[str, str]:
 
 
 def main() -> int:
-    begun = time.monotonic()
+    begun, failed = time.monotonic(), False
     with Lab() as lab:
         bench = Bench(lab)
         if callgrind.WANTED:
-            bench.begin_instructions(("iamcat",))
+            bench.begin_instructions(False)
             bench.instructions()
             print(callgrind.report())
             return 0
         bench.result["about"] = facts = about()
-        for part in (bench.start, bench.set_up, bench.round_trip, bench.burst, bench.sustained, bench.sizes,
-                     bench.memory, bench.slow_and_idle, bench.begin_instructions, bench.system_calls, bench.count,
-                     bench.instructions):
+        for part in (bench.start, bench.set_up, bench.round_trip, bench.burst, bench.sustained, bench.memory,
+                     bench.sizes, bench.slow_and_idle, bench.begin_instructions, bench.system_calls,
+                     bench.count, bench.instructions):
             at = time.monotonic()
-            part()
+            try:
+                part()
+            except LabError as error:
+                say(f"bench: {part.__name__}: {error}")
+                failed = True
             say(f"  {part.__name__:<19}{time.monotonic() - at:6.1f} s")
     say(f"  {time.monotonic() - begun:.0f} s in all")
     caption = f"{facts['command']}, {facts['date']}, {facts['commit']}, {facts['machine']}"
@@ -323,7 +333,7 @@ def main() -> int:
     (OUT / "result.md").write_text(table.as_markdown(rows) + "\n")
     table.chart(rows, OUT / "result.svg", caption)
     print(text)
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""What iamcat spends its instructions on, per request: `make bench PROFILE=1`. The difference of the two profiles
-that bench.py leaves in build/bench has neither the start nor the handshake in it."""
+"""What iamcat spends its instructions on, per request: `make bench PROFILE=1`. The difference of the two
+profiles that bench.py leaves in build/bench has neither the start nor the handshake in it."""
 
 import os
 import pathlib

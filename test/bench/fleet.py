@@ -1,7 +1,7 @@
 #!/usr/bin/python3
-"""N iamcats against one broker and one gateway on this machine: `make fleet N=1000`. All have to connect, then the
-broker is killed and started again, all have to come back, and each has to answer a request. Ends with status 1
-when one does not."""
+"""N iamcats against one broker and one gateway on this machine: `make fleet N=1000`. All have to connect,
+then the broker is killed and started again, all have to come back, and each has to answer a request. Ends with
+status 1 when one does not."""
 
 import collections
 import contextlib
@@ -38,8 +38,9 @@ class Fleet(Parts):
                 env = self.env(self.web, name.replace("/", "-"), MQTT_TOPIC_PREFIX=name, STATE_INTERVAL="600",
                                LOG_LEVEL="warn")
                 self.processes.append(subprocess.Popen(
-                    ["setpriv", "--pdeathsig", "KILL", IAMCAT], cwd=self.lab.dir, env={**env, "PATH": os.environ["PATH"]},
-                    stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, process_group=0))
+                    ["setpriv", "--pdeathsig", "KILL", IAMCAT], cwd=self.lab.dir, process_group=0,
+                    env={**env, "PATH": os.environ["PATH"]}, stdin=subprocess.DEVNULL, stdout=errors,
+                    stderr=errors))
 
     def stop(self) -> None:
         for process in self.processes:
@@ -64,8 +65,8 @@ class Fleet(Parts):
 
     def rate(self) -> int:
         """The most that connected within a second, by the broker's log."""
-        seconds = collections.Counter(m[1] for m in self.broker.log.find(r"^(\d+): New client connected.* as fleet-"))
-        return max(seconds.values())
+        connected = self.broker.log.find(r"^(\d+): New client connected.* as fleet-")
+        return max(collections.Counter(m[1] for m in connected).values())
 
     def restart_broker(self) -> float:
         port = self.broker.port

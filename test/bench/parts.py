@@ -1,5 +1,5 @@
-"""What bench.py and fleet.py start: mosquitto, the gateway, the loads, and the bridges; and what the kernel says of
-a process."""
+"""What bench.py and fleet.py start: mosquitto, the gateway, the loads, and the bridges; and what the kernel
+says of a process."""
 
 import contextlib
 import json
@@ -99,8 +99,8 @@ class Parts:
         port = port or free_port()
         (work / "conf").write_text("\n".join([
             f"listener {port} 127.0.0.1", f"certfile {cert}", f"keyfile {key}", "allow_anonymous true",
-            "persistence false", "set_tcp_nodelay true", "log_dest stderr", "log_type notice", "log_type error",
-            *(["user root"] if os.geteuid() == 0 else []), *extra, ""]))
+            "persistence false", "set_tcp_nodelay true", "log_dest stderr", "log_type notice",
+            "log_type error", *(["user root"] if os.geteuid() == 0 else []), *extra, ""]))
         self.broker = self.lab.start(Process, "broker", ["mosquitto", "-c", work / "conf"], work)
         self.broker.port = port
         deadline = time.monotonic() + 20
@@ -139,8 +139,8 @@ class Parts:
         """One of either kind, started; has prefix. See connected."""
         name = self.name(kind)
         mark, begun = self.broker.log.mark(), time.monotonic()
-        cat = self.lab.start(Process, name, [*(within or []), *(argv or KINDS[kind])], self.lab.work_dir(name),
-                             self.env(gateway, name, **env))
+        whole = [*(within or []), *(argv or KINDS[kind])]
+        cat = self.lab.start(Process, name, whole, self.lab.work_dir(name), self.env(gateway, name, **env))
         cat.prefix, cat.mark, cat.begun, cat.kind = name, mark, begun, kind
         return cat
 
