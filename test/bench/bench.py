@@ -135,6 +135,11 @@ class Bench(Parts):
             "iamcat, any order": lambda: self.ask(load, cat, 200, 200, 0, "dev-########")["elapsed_us"],
             "echo": lambda: self.ask(load, self.floor, 200, 200)["elapsed_us"],
             "python": lambda: self.ask(load, self.cats["python"], 200, 200)["elapsed_us"]})
+        parties = {"iamcat": cat, "broker": self.broker, "gateway": self.fast, "operator": load}
+        before = {name: cpu_s(party.pid) for name, party in parties.items()}
+        self.ask(load, cat, 200, 200)
+        self.result["burst_cpu_us"] = {name: 1e6 * (cpu_s(party.pid) - before[name]) / 200
+                                       for name, party in parties.items()}  # of each request, what bounds it
         self.result["burst_per_s"] = {name: 200e6 / median(us) for name, us in got.items()}
         self.result["burst_part"] = {
             name: 100 * median([alone / mine for alone, mine in zip(got[http], got[ours])])
@@ -176,6 +181,7 @@ class Bench(Parts):
         slow = [self.bridge(kind, self.gateway("--accept-ms", "250")) for kind in KINDS]
         threads = [threading.Thread(target=run, args=(self.serving(cat), self.operator(cat.prefix)))
                    for cat in slow]
+        time.sleep(3)  # their first calls and states are over
         before = {kind: self.use(cat) for kind, cat in self.cats.items()}
         begun = time.monotonic()
         for thread in threads:

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """N iamcats against one broker and one gateway on this machine: `make fleet N=1000`. All have to connect,
-then the broker is killed and started again, all have to come back, and each has to answer a request. Ends with
-status 1 when one does not."""
+then the broker is killed and started again, all have to come back, and each has to answer a request. Ends
+with status 1 when one does not."""
 
 import collections
 import contextlib

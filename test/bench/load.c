@@ -4,7 +4,7 @@
  *	build/bench/load BROKER_PORT CA_FILE CLIENT_ID ask	takes orders from stdin, a line each:
  *		sub TOPIC
  *		ask COUNT WINDOW GAP_US TOPIC PAYLOAD	publishes COUNT requests, at most WINDOW of them
- *			unanswered, GAP_US (half of it to one and a half times, at random) after the last
+ *			unanswered, GAP_US (give or take a tenth, at random) after the last
  *answer.
  *			######## in the payload becomes a number, by which the answer is found
  *		http COUNT LANES GAP_US PORT TARGET	the same without MQTT: GET TARGET on a connection that
@@ -241,7 +241,7 @@ static void put_result(int count, double elapsed)
 
 static double random_gap(double gap)
 {
-	return gap * (0.5 + (double)random() / RAND_MAX);
+	return gap * (0.9 + 0.2 * (double)random() / RAND_MAX);
 }
 
 /* The payload with the number in the place of each ########. */
