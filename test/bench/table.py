@@ -18,8 +18,8 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """How many times better than the Python client."""
-        if not self.python or not self.iamcat:
+        """How many times better than the Python client; over the floor, noise may hide a part altogether."""
+        if not self.python or not self.iamcat or min(self.python, self.iamcat) < 0:
             return None
         return self.iamcat / self.python if self.least else self.python / self.iamcat
 
@@ -43,9 +43,9 @@ def number(v: float | None) -> str:
     """Three digits that mean something."""
     if v is None:
         return ""
-    if v >= 100 or v == int(v):
+    if abs(v) >= 100 or v == int(v):
         return f"{round(v):,}"
-    return f"{v:.3g}" if v >= 0.001 else f"{v:.1g}"
+    return f"{v:.3g}" if abs(v) >= 0.001 else f"{v:.1g}"
 
 
 def as_text(rows: list[Row]) -> str:
