@@ -12,29 +12,7 @@
 #include "link.h"
 #include "mqtt.h"
 #include "queue.h"
-
-/* Every size of the program that a firmware may want to change. */
-enum {
-	BRIDGE_SEEN = 64, /* QoS 1 requests whose redelivery is recognised */
-	BRIDGE_HOST_BYTES = 256,
-	BRIDGE_TEXT_BYTES = 256,
-	BRIDGE_SECRET_BYTES = 4096,                            /* a token or a password, with its NUL */
-	BRIDGE_SERIAL_BYTES = 65,                              /* a serial number, with its NUL */
-	BRIDGE_RANGES = 64,                                    /* of addresses in MODBUS_WRITE_ALLOW */
-	BRIDGE_REQUEST_BYTES = 8192,                           /* the largest request that is executed */
-	BRIDGE_PACKET_BYTES = BRIDGE_REQUEST_BYTES + 512,      /* the largest packet that is read whole */
-	BRIDGE_TARGET_BYTES = 3 * BRIDGE_REQUEST_BYTES + 1024, /* path and query of a call */
-	BRIDGE_CALL_BYTES = BRIDGE_TARGET_BYTES + 1024,        /* a call with its header */
-	BRIDGE_CALLS = 2,                                      /* Modbus calls at a time */
-	BRIDGE_API_LINKS = 4,             /* connections to the API, in use or ahead of need */
-	BRIDGE_QUEUE_BYTES = 72 * 1024,   /* requests that wait: 256 of 200 bytes and more */
-	BRIDGE_OUTBOX_BYTES = 192 * 1024, /* publishes that wait for PUBACK; at least the largest answer, the
-	                                   * largest state, and the reserve */
-	BRIDGE_RESERVE_BYTES = 32 * 1024, /* of the outbox, kept for answers that must not wait ("busy") */
-	BRIDGE_CONTROL_BYTES = BRIDGE_SECRET_BYTES + 2048, /* packets without payload that wait to be sent;
-	                                                    * CONNECT is the largest */
-	BRIDGE_LOG_BYTES = 8192                            /* log lines of one step */
-};
+#include "sizes.h"
 
 enum bridge_switch { SWITCH_OFF, SWITCH_ON };
 

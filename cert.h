@@ -7,13 +7,11 @@
 #include <bearssl.h>
 
 #include "buf.h"
+#include "sizes.h"
 
 enum {
-	CERT_CHAIN = 8,               /* the most certificates that a server may send */
-	CERT_CHAIN_BYTES = 32 * 1024, /* and their bytes in all */
-	CERT_SIGNATURES = 32,         /* the most signatures that are verified for one chain */
-	CERT_EXTENSIONS = 32,         /* the most extensions that a certificate may have */
-	CERT_DETAIL_BYTES = 600
+	CERT_SIGNATURES = 32, /* the most signatures that are verified for one chain */
+	CERT_EXTENSIONS = 32  /* the most extensions that a certificate may have */
 };
 
 /* What is wrong with a certificate or a chain, above BearSSL's own error numbers. cert_error_text has the

@@ -2,9 +2,7 @@
 
 #include <string.h>
 
-static const char too_large[] = "the reply's body is over 65536 bytes";
-_Static_assert(HTTP_BODY_BYTES == 65536 && HTTP_HEAD_BYTES == 8192 && HTTP_FRAME_BYTES == 1024,
-        "the sentences name the limits");
+static const char too_large[] = "the reply's body is larger than can be held";
 
 /* Request line and the header that all requests have. Nothing is said of Connection: HTTP/1.1 keeps it
  * unless the server says otherwise (RFC 9112 §9.3). */
@@ -238,7 +236,7 @@ static long head_read(struct http_reply *r, struct head *h, const unsigned char 
 	if (rest < 0)
 		return -1;
 	if (rest == 0)
-		return n < HTTP_HEAD_BYTES ? 0 : refuse(r, "the reply's header is over 8192 bytes");
+		return n < HTTP_HEAD_BYTES ? 0 : refuse(r, "the reply's header is larger than can be held");
 	if (h->chunked && h->has_length)
 		return refuse(r, "the reply has both a Content-Length and a Transfer-Encoding");
 	return (long)first + rest;
@@ -302,7 +300,7 @@ static long chunk_step(struct http_reply *r, unsigned char *to, const unsigned c
 		if (got == 0)
 			return n < HTTP_FRAME_BYTES
 			               ? 0
-			               : refuse(r, "the reply has a chunk-size line over 1024 bytes");
+			               : refuse(r, "the reply has a chunk-size line larger than can be held");
 		if (got != line.n + 2 || !size_read(line, &r->left))
 			return refuse(r, "the reply has a malformed chunk size");
 		if (r->left > HTTP_BODY_BYTES - r->body_n)
@@ -327,7 +325,7 @@ static long chunk_step(struct http_reply *r, unsigned char *to, const unsigned c
 	default:
 		fields = fields_read(r, NULL, p, limited);
 		if (fields == 0 && n >= HTTP_FRAME_BYTES)
-			return refuse(r, "the reply has a trailer over 1024 bytes");
+			return refuse(r, "the reply has a trailer larger than can be held");
 		if (fields > 0)
 			r->part = HTTP_WHOLE;
 		return fields;

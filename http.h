@@ -4,11 +4,9 @@
 #define HTTP_H
 
 #include "buf.h"
+#include "sizes.h"
 
 enum {
-	HTTP_HEAD_BYTES = 8192,  /* the most that status line and header of a reply may have */
-	HTTP_BODY_BYTES = 65536, /* the most that a reply's body may have */
-	HTTP_FRAME_BYTES = 1024, /* the most that a chunk-size line may have, and a trailer section */
 	/* what the reader's memory must hold: while http_read asks for more there is room for more */
 	HTTP_REPLY_BYTES = HTTP_HEAD_BYTES + HTTP_BODY_BYTES + HTTP_FRAME_BYTES
 };

@@ -482,7 +482,9 @@ static bool start(
 		a->request.p = NULL;
 		buf_put_str(sentence, "the request has ");
 		buf_put_u64(sentence, r->size);
-		buf_put_str(sentence, " bytes; at most 8192 are accepted");
+		buf_put_str(sentence, " bytes; at most ");
+		buf_put_u64(sentence, BRIDGE_REQUEST_BYTES);
+		buf_put_str(sentence, " are accepted");
 	} else if (!r->valid) {
 		a->error = ERROR_INVALID_JSON;
 		a->request.p = NULL;

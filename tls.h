@@ -8,6 +8,7 @@
 
 #include "buf.h"
 #include "cert.h"
+#include "sizes.h"
 
 /* The time of the build, in seconds since 1970, from the Makefile; without it, 2026-11-01. Earlier than that
  * it can't be. */
@@ -18,12 +19,8 @@
 #endif
 
 enum {
-	TLS_IN_BYTES = BR_SSL_BUFSIZE_INPUT, /* a broker may send records of 16 kB (RFC 5246 §6.2.1) */
-	TLS_OUT_BYTES = 4096 + 85,           /* what we send is cut into records of 4 kB */
 	TLS_ENTROPY_BYTES = 32,
-	TLS_SESSION_S = 24 * 60 * 60, /* a session is not resumed for longer (RFC 5246 §F.1.4) */
-	TLS_ANCHORS = 256,            /* Debian's whole ca-certificates.crt has about 150 */
-	TLS_ANCHOR_BYTES = 160 * 1024 /* names and keys of all of them */
+	TLS_SESSION_S = 24 * 60 * 60 /* a session is not resumed for longer (RFC 5246 §F.1.4) */
 };
 
 /* Trust anchors: names, keys and limits of root certificates. All zero is the empty set. */

@@ -1,0 +1,56 @@
+/* Every size that a build may set. A firmware names a header with sizes of its own, or the small profile:
+ *
+ *	-DIAMCAT_SIZES='"small.h"'
+ *
+ * What does not fit is refused in words, never cut. Data only. */
+#ifndef SIZES_H
+#define SIZES_H
+
+#ifdef IAMCAT_SIZES
+#include IAMCAT_SIZES
+#else
+enum {
+	/* configuration, each with its NUL */
+	BRIDGE_HOST_BYTES = 256,
+	BRIDGE_TEXT_BYTES = 256,
+	BRIDGE_SECRET_BYTES = 4096, /* a token or a password */
+	BRIDGE_SERIAL_BYTES = 65,
+	BRIDGE_RANGES = 64, /* of addresses in MODBUS_WRITE_ALLOW */
+
+	/* requests */
+	BRIDGE_SEEN = 64,               /* QoS 1 requests whose redelivery is recognised */
+	BRIDGE_REQUEST_BYTES = 8192,    /* the largest request that is executed */
+	BRIDGE_QUEUE_BYTES = 72 * 1024, /* those that wait: 256 of 200 bytes and more */
+	BRIDGE_CALLS = 2,               /* Modbus calls at a time */
+	BRIDGE_API_LINKS = 4,           /* connections to the API, in use or ahead of need */
+	BRIDGE_TARGET_BYTES = 3 * BRIDGE_REQUEST_BYTES + 1024, /* path and query of a call */
+	BRIDGE_CALL_BYTES = BRIDGE_TARGET_BYTES + 1024,        /* a call with its header */
+
+	/* MQTT */
+	BRIDGE_PACKET_BYTES = BRIDGE_REQUEST_BYTES + 512,  /* the largest packet that is read whole */
+	BRIDGE_CONTROL_BYTES = BRIDGE_SECRET_BYTES + 2048, /* packets without payload that wait to be sent;
+	                                                    * CONNECT is the largest */
+	BRIDGE_OUTBOX_BYTES = 192 * 1024, /* publishes that wait for PUBACK; at least the largest answer or
+	                                   * state, and the reserve */
+	BRIDGE_RESERVE_BYTES = 32 * 1024, /* of the outbox, kept for answers that must not wait ("busy") */
+
+	BRIDGE_LOG_BYTES = 8192, /* log lines of one step */
+
+	/* replies of the API */
+	HTTP_HEAD_BYTES = 8192,  /* status line and header */
+	HTTP_BODY_BYTES = 65536, /* the body */
+	HTTP_FRAME_BYTES = 1024, /* a chunk-size line, and a trailer section */
+
+	/* TLS */
+	TLS_IN_BYTES = 16384 + 325, /* a broker may send records of 16 kB (RFC 5246 §6.2.1); with less, it is
+	                             * asked for records of 4 kB or less (RFC 6066 §4) */
+	TLS_OUT_BYTES = 4096 + 85,  /* what we send is cut into records of 4 kB */
+	TLS_ANCHORS = 256,          /* Debian's whole ca-certificates.crt has about 150 */
+	TLS_ANCHOR_BYTES = 160 * 1024, /* names and keys of all of them */
+	CERT_CHAIN = 8,                /* the most certificates that a server may send */
+	CERT_CHAIN_BYTES = 32 * 1024,  /* and their bytes in all */
+	CERT_DETAIL_BYTES = 600        /* what is said of a certificate at fault */
+};
+#endif
+
+#endif
