@@ -39,7 +39,7 @@ deps: PACKAGES := $(TEST_PACKAGES)
 lint-deps: PACKAGES := $(LINT_PACKAGES)
 count-deps: PACKAGES := $(COUNT_PACKAGES)
 fuzz-deps: PACKAGES := $(FUZZ_PACKAGES)
-deps lint-deps count-deps fuzz-deps firmware-deps:
+deps lint-deps count-deps fuzz-deps firmware-deps emulator-deps:
 	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q ' installed' || echo $$p; done); \
 	[ -z "$$missing" ] || { echo "  installing" $$missing; as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
 	export DEBIAN_FRONTEND=noninteractive; $$as_root apt-get update -qq && \

@@ -7,6 +7,8 @@
 #ifndef BRIDGE_H
 #define BRIDGE_H
 
+#include <stdalign.h>
+
 #include "buf.h"
 #include "http.h"
 #include "link.h"
@@ -196,8 +198,8 @@ struct bridge {
 	bool state_failing; /* the last fetch failed, and that was logged */
 
 	/* memory */
-	_Alignas(8) unsigned char requests_mem[BRIDGE_QUEUE_BYTES];
-	_Alignas(8) unsigned char outbox_mem[BRIDGE_OUTBOX_BYTES];
+	alignas(8) unsigned char requests_mem[BRIDGE_QUEUE_BYTES];
+	alignas(8) unsigned char outbox_mem[BRIDGE_OUTBOX_BYTES];
 	unsigned char packet[BRIDGE_PACKET_BYTES];
 	unsigned char control_mem[BRIDGE_CONTROL_BYTES];
 	unsigned char log_mem[BRIDGE_LOG_BYTES];

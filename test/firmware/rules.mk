@@ -1,36 +1,97 @@
 # The core without an operating system: see FIRMWARE.md. Included by the Makefile.
 
 FIRMWARE_PACKAGES := gcc-arm-none-eabi libnewlib-arm-none-eabi libbearssl-dev libjsmn-dev python3
+EMULATOR_PACKAGES := $(FIRMWARE_PACKAGES) qemu-system-arm dpkg-dev patch ca-certificates
 firmware-deps: PACKAGES := $(FIRMWARE_PACKAGES)
+emulator-deps: PACKAGES := $(EMULATOR_PACKAGES)
 
 # All that is pure and everything that it needs: these files and BearSSL are the whole library. dns.c is in it
 # for the addresses in certificates, and for firmwares whose IP stack has no resolver of its own.
 PURE := bridge.c session.c requests.c api.c link.c tls.c cert.c mqtt.c http.c json.c dns.c queue.c buf.c
-# No compiler extension or header beyond C11's freestanding ones and string.h.
+FW_CPUS := cortex-m3 cortex-m4
+# Which sizes: the small profile, a header of your own, or none for those of the program.
+FW_SIZES ?= small.h
+
+FW := build/firmware
 FW_CC := arm-none-eabi-gcc
-FW_FLAGS = -std=c11 -ffreestanding -mthumb -Os -ffunction-sections -fdata-sections $(WARN) -MMD -MP \
-	-isystem build/firmware/include -DIAMCAT_VERSION='"$(VERSION)"' $(if $(BUILD_TIME),-DIAMCAT_BUILD_TIME=$(BUILD_TIME)) \
-	-fstack-usage -fcallgraph-info=su
+FW_OPTIONS = -mthumb -Os -ffunction-sections -fdata-sections -MMD -MP -fstack-usage -fcallgraph-info=su
+# No compiler extension, and no header beyond C11's freestanding ones and string.h.
+FW_FLAGS = -std=c11 -ffreestanding $(FW_OPTIONS) $(WARN) -isystem $(FW)/include -DIAMCAT_VERSION='"$(VERSION)"' \
+	$(if $(BUILD_TIME),-DIAMCAT_BUILD_TIME=$(BUILD_TIME))
+FW_SIZE_FLAG = $(if $(FW_SIZES),-DIAMCAT_SIZES='"$(FW_SIZES)"')
 
 # The headers of BearSSL and jsmn alone: the rest of /usr/include is the host's.
-build/firmware/include:
+$(FW)/include:
 	@mkdir -p $@ && for h in bearssl bearssl.h jsmn.h; do ln -sf /usr/include/$$h $@/$$h; done
 
 define firmware_cpu
-build/firmware/$(1)/%.o: %.c Makefile test/firmware/rules.mk | build/firmware/include
+$(FW)/$(1)/%.o: %.c Makefile test/firmware/rules.mk | $(FW)/include
 	@mkdir -p $$(@D)
-	$$(call Q,compile)$(FW_CC) $$(FW_FLAGS) -mcpu=$(1) -c -o $$@ $$<
-build/firmware/$(1)/libiamcat.a: $(PURE:%.c=build/firmware/$(1)/%.o)
+	$$(call Q,compile)$(FW_CC) $$(FW_FLAGS) $$(FW_SIZE_FLAG) -mcpu=$(1) -c -o $$@ $$<
+$(FW)/$(1)/libiamcat.a: $(PURE:%.c=$(FW)/$(1)/%.o)
 	@rm -f $$@
 	$$(call Q,archive)arm-none-eabi-ar rcsD $$@ $$^
--include $$(wildcard build/firmware/$(1)/*.d)
 endef
-FW_CPUS := cortex-m3 cortex-m4
 $(foreach cpu,$(FW_CPUS),$(eval $(call firmware_cpu,$(cpu))))
 
 # What the library takes on a microcontroller; fails on any symbol, static byte or recursion that it must not have.
 firmware: firmware-deps
-	@$(MAKE) --no-print-directory $(FW_CPUS:%=build/firmware/%/libiamcat.a)
-	@for cpu in $(FW_CPUS); do $(PYTHON) test/firmware/measure.py $$cpu build/firmware/$$cpu $(PURE:.c=) || exit 1; done
+	@$(MAKE) --no-print-directory $(FW_CPUS:%=$(FW)/%/libiamcat.a)
+	@for cpu in $(FW_CPUS); do $(PYTHON) test/firmware/measure.py $$cpu $(FW)/$$cpu $(PURE:.c=) || exit 1; done
 
-.PHONY: firmware firmware-deps
+# --- the unit tests and the simulated world on the emulated board, QEMU's mps2-an385 with a Cortex-M3 ---
+# With the program's own sizes, so that the tests are those of the host; newlib's uint32_t is a long, as wide as %u.
+M3 := -mcpu=cortex-m3
+BOARD_FLAGS = -std=gnu11 $(M3) $(FW_OPTIONS) $(WARN) -Wno-format -DUNIT_ON_CHIP -isystem $(FW)/include -isystem test/firmware/target -I. \
+	-DIAMCAT_VERSION='"$(VERSION)"' $(if $(BUILD_TIME),-DIAMCAT_BUILD_TIME=$(BUILD_TIME))
+BOARD_LINK = $(M3) -mthumb -nostartfiles --specs=rdimon.specs -T test/firmware/board/board.ld -Wl,--gc-sections,--no-warn-rwx-segments
+BOARD_BIG := -Wl,--defsym=FLASH_BYTES=4M,--defsym=RAM_START=0x21000000,--defsym=RAM_BYTES=16M
+
+$(FW)/src/%/debian: test/firmware/fetch
+	$(call Q,fetch  )test/firmware/fetch $(FW)/src $*
+	@touch $@
+.SECONDARY: $(FW)/src/bearssl/debian $(FW)/src/lwip/debian
+
+BEARSSL := $(wildcard $(FW)/src/bearssl/src/*.c $(FW)/src/bearssl/src/*/*.c)
+$(FW)/bearssl/%.o: $(FW)/src/bearssl/src/%.c test/firmware/rules.mk
+	@mkdir -p $(@D)
+	@$(FW_CC) $(M3) $(FW_OPTIONS) -I$(FW)/src/bearssl/inc -I$(FW)/src/bearssl/src -c -o $@ $<
+$(FW)/libbearssl.a: $(BEARSSL:$(FW)/src/bearssl/src/%.c=$(FW)/bearssl/%.o)
+	$(call Q,archive)rm -f $@ && arm-none-eabi-ar rcsD $@ $^
+
+$(FW)/board/%.o: %.c Makefile test/firmware/rules.mk | $(FW)/include
+	@mkdir -p $(@D)
+	$(call Q,compile)$(FW_CC) $(FW_FLAGS) $(M3) -c -o $@ $<
+$(FW)/board/test/%.o: test/%.c Makefile test/firmware/rules.mk | $(FW)/include
+	@mkdir -p $(@D)
+	$(call Q,compile)$(FW_CC) $(BOARD_FLAGS) -c -o $@ $<
+
+BOARD := $(FW)/board/test/firmware/board/board.o
+TARGET := $(BOARD) $(FW)/board/test/firmware/target/target.o
+# config.c knows the operating system, and so does its test.
+FW_UNIT := $(filter-out config,$(patsubst test/unit/%.c,%,$(wildcard test/unit/*.c)))
+fw_uses = $(patsubst %.c,$(FW)/board/%.o,$(shell sed -n 's,^// uses: ,,p' test/unit/$(1).c))
+$(foreach t,$(FW_UNIT),$(eval $(FW)/unit/$t.elf: $(call fw_uses,$t)))
+$(FW)/unit/%.elf: $(FW)/board/test/unit/%.o $(TARGET) $(FW)/libbearssl.a test/firmware/board/board.ld
+	@mkdir -p $(@D)
+	$(call Q,link   )$(FW_CC) $(BOARD_LINK) $(BOARD_BIG) -o $@ $(filter %.o,$^) $(FW)/libbearssl.a
+
+WORLD := test/world.c $(wildcard test/world/*.c)
+$(FW)/world.elf: $(WORLD:%.c=$(FW)/board/%.o) $(PURE:%.c=$(FW)/board/%.o) $(TARGET) test/firmware/board/board.ld
+	$(call Q,link   )$(FW_CC) $(BOARD_LINK) $(BOARD_BIG) -o $@ $(filter %.o,$^) $(FW)/libbearssl.a
+
+# C++ includes iamcat.h, and two bridges run side by side in it, with the sizes of the library.
+$(FW)/two.elf: test/firmware/two.cpp $(FW)/cortex-m3/libiamcat.a $(BOARD) $(FW)/libbearssl.a test/firmware/board/board.ld
+	$(call Q,compile)arm-none-eabi-g++ -std=c++11 $(M3) -mthumb -Os -fno-exceptions -fno-rtti -Wall -Wextra -Wshadow -Werror \
+		-isystem $(FW)/include -I. $(FW_SIZE_FLAG) -MMD -MP -MF $(FW)/two.d $(BOARD_LINK) $(BOARD_BIG) -o $@ $< $(BOARD) \
+		$(FW)/cortex-m3/libiamcat.a $(FW)/libbearssl.a
+
+# Runs the host's tests on the chip: the same vectors, and the simulated world, which must take the same course.
+firmware-test: emulator-deps
+	@$(MAKE) --no-print-directory $(FW)/src/bearssl/debian
+	@$(MAKE) --no-print-directory -j2 $(FW)/libbearssl.a
+	@$(MAKE) --no-print-directory -j2 $(FW_UNIT:%=$(FW)/unit/%.elf) $(FW)/world.elf
+	@test/firmware/run $(FW_UNIT:%=$(FW)/unit/%.elf) "$(FW)/world.elf 1 2 1"
+
+-include $(wildcard $(FW)/*/*.d $(FW)/*/*/*.d $(FW)/*/*/*/*.d $(FW)/*/*/*/*/*.d)
+.PHONY: firmware firmware-deps emulator-deps firmware-test

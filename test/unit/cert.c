@@ -707,8 +707,9 @@ static void elements(void **state)
 		guarded_free(p, b.n);
 	}
 	/* Lengths of two and three digits, and each with one byte too few */
-	static const size_t sizes[] = {128, 255, 256, 65535, 65536, 0xffffff};
-	static unsigned char large[0xffffff + 5] = {4};
+	static const size_t sizes[] = {128, 255, 256, 65535, 65536, UNIT_MOST};
+	static unsigned char large[UNIT_MOST + 5];
+	large[0] = 4;
 	for (size_t i = 0; i < 2 * sizeof sizes / sizeof sizes[0]; i++) {
 		size_t n = sizes[i / 2], digits = n < 256 ? 1 : n < 65536 ? 2 : 3;
 		large[1] = (unsigned char)(0x80 + digits);

@@ -15,6 +15,12 @@
 
 #include <cmocka.h>
 
+#ifdef UNIT_ON_CHIP /* the emulated board has 16 MB of memory, and no files of its own */
+enum { UNIT_MOST = 0x1ffff };
+#else
+enum { UNIT_MOST = 0xffffff };
+#endif
+
 /* n bytes, the last of them just before a page without access; free with guarded_free(p, n). */
 static inline unsigned char *guarded(size_t n)
 {

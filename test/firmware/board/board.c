@@ -1,0 +1,110 @@
+#include "board.h"
+
+extern uint32_t data_load[], data_start[], data_end[], bss_start[], bss_end[], end[], stack_top[];
+
+/* Arm, Semihosting for AArch32 and AArch64, §6 */
+enum { SYS_WRITE0 = 4, SYS_GET_CMDLINE = 0x15, SYS_EXIT = 0x18 };
+enum { STOPPED_BY_ERROR = 0x20023, STOPPED = 0x20026 };
+
+/* The board's first timer counts 25 MHz down through 32 bits (Arm DDI 0479, §4.3). */
+#define TIMER ((volatile uint32_t *)0x40000000)
+enum { TIMER_CONTROL, TIMER_VALUE, TIMER_RELOAD, TICKS_PER_MS = 25000 };
+
+enum { MARK = 0x5a5a5a5a, ARGUMENTS = 16, COMMAND_BYTES = 256 };
+
+/* The C library's, in images that have one. */
+void exit(int status) __attribute__((weak, noreturn));
+void initialise_monitor_handles(void) __attribute__((weak));
+
+int board_ask_host(int operation, const void *argument)
+{
+	register int r0 __asm__("r0") = operation;
+	register const void *r1 __asm__("r1") = argument;
+	__asm__ volatile("bkpt 0xab" : "+r"(r0) : "r"(r1) : "memory");
+	return r0;
+}
+
+void board_print(const char *text)
+{
+	board_ask_host(SYS_WRITE0, text);
+}
+
+void board_exit(int status)
+{
+	board_ask_host(SYS_EXIT, (const void *)(status == 0 ? STOPPED : STOPPED_BY_ERROR));
+	for (;;)
+		;
+}
+
+int64_t board_now_ms(void)
+{
+	static uint32_t last = UINT32_MAX;
+	static uint64_t ticks = TICKS_PER_MS;
+	uint32_t now = TIMER[TIMER_VALUE];
+	ticks += last - now; /* around every 171 s */
+	last = now;
+	return (int64_t)(ticks / TICKS_PER_MS);
+}
+
+size_t board_stack_used(void)
+{
+	const volatile uint32_t *p = end;
+	while (*p == MARK)
+		p++;
+	return (size_t)(stack_top - p) * sizeof *p;
+}
+
+size_t board_stack_size(void)
+{
+	return (size_t)(stack_top - end) * sizeof *end;
+}
+
+/* The words of QEMU's -append, or of its -semihosting-config arg=. */
+static int read_arguments(char **argv)
+{
+	static char text[COMMAND_BYTES];
+	const struct {
+		char *p;
+		int n;
+	} block = {text, sizeof text};
+	int argc = 0;
+	if (board_ask_host(SYS_GET_CMDLINE, &block) != 0)
+		return 0;
+	for (char *c = text; *c != 0; c++) {
+		if (*c == ' ')
+			*c = 0;
+		else if ((c == text || c[-1] == 0) && argc < ARGUMENTS)
+			argv[argc++] = c;
+	}
+	return argc;
+}
+
+void reset(void);
+void reset(void)
+{
+	static char *argv[ARGUMENTS + 1];
+	for (uint32_t *to = data_start, *from = data_load; to < data_end;)
+		*to++ = *from++;
+	for (uint32_t *p = bss_start; p < bss_end;)
+		*p++ = 0;
+	/* Down to here nothing is in use yet; volatile, or it would become a call that uses the stack. */
+	for (volatile uint32_t *p = end; p < (uint32_t *)__builtin_frame_address(0) - 64;)
+		*p++ = MARK;
+	TIMER[TIMER_RELOAD] = TIMER[TIMER_VALUE] = UINT32_MAX;
+	TIMER[TIMER_CONTROL] = 1;
+	if (initialise_monitor_handles != 0)
+		initialise_monitor_handles();
+	int status = main(read_arguments(argv), argv);
+	if (exit != 0)
+		exit(status);
+	board_exit(status);
+}
+
+static void fault(void)
+{
+	board_print("the processor stopped the program: an access that is not allowed\n");
+	board_exit(1);
+}
+
+__attribute__((section(".vectors"), used)) static void *const vectors[16] = {
+        stack_top, reset, fault, fault, fault, fault, fault};
