@@ -53,7 +53,7 @@ $(FW)/src/%/debian: test/firmware/fetch
 .SECONDARY: $(FW)/src/bearssl/debian $(FW)/src/lwip/debian
 
 BEARSSL := $(wildcard $(FW)/src/bearssl/src/*.c $(FW)/src/bearssl/src/*/*.c)
-$(FW)/bearssl/%.o: $(FW)/src/bearssl/src/%.c test/firmware/rules.mk
+$(FW)/bearssl/%.o: $(FW)/src/bearssl/src/%.c
 	@mkdir -p $(@D)
 	@$(FW_CC) $(M3) $(FW_OPTIONS) -I$(FW)/src/bearssl/inc -I$(FW)/src/bearssl/src -c -o $@ $<
 $(FW)/libbearssl.a: $(BEARSSL:$(FW)/src/bearssl/src/%.c=$(FW)/bearssl/%.o)
@@ -77,7 +77,7 @@ $(FW)/unit/%.elf: $(FW)/board/test/unit/%.o $(TARGET) $(FW)/libbearssl.a test/fi
 	$(call Q,link   )$(FW_CC) $(BOARD_LINK) $(BOARD_BIG) -o $@ $(filter %.o,$^) $(FW)/libbearssl.a
 
 WORLD := test/world.c $(wildcard test/world/*.c)
-$(FW)/world.elf: $(WORLD:%.c=$(FW)/board/%.o) $(PURE:%.c=$(FW)/board/%.o) $(TARGET) test/firmware/board/board.ld
+$(FW)/world.elf: $(WORLD:%.c=$(FW)/board/%.o) $(PURE:%.c=$(FW)/board/%.o) $(TARGET) $(FW)/libbearssl.a test/firmware/board/board.ld
 	$(call Q,link   )$(FW_CC) $(BOARD_LINK) $(BOARD_BIG) -o $@ $(filter %.o,$^) $(FW)/libbearssl.a
 
 # C++ includes iamcat.h, and two bridges run side by side in it, with the sizes of the library.
