@@ -93,5 +93,28 @@ firmware-test: emulator-deps
 	@$(MAKE) --no-print-directory -j2 $(FW_UNIT:%=$(FW)/unit/%.elf) $(FW)/world.elf
 	@test/firmware/run $(FW_UNIT:%=$(FW)/unit/%.elf) "$(FW)/world.elf 1 2 1"
 
+# --- a whole gateway: lwIP, BearSSL and the library in 200 kB of flash and 96 kB of RAM ---
+FLASH_BYTES := 200000
+RAM_BYTES := 96000
+LWIP := $(wildcard $(FW)/src/lwip/src/core/*.c $(FW)/src/lwip/src/core/ipv4/*.c) $(FW)/src/lwip/src/netif/ethernet.c
+LWIP_FLAGS := -isystem $(FW)/src/lwip/src/include -Itest/firmware/demo -Itest/firmware/board
+$(FW)/lwip/%.o: $(FW)/src/lwip/src/%.c test/firmware/demo/lwipopts.h test/firmware/demo/arch/cc.h
+	@mkdir -p $(@D)
+	@$(FW_CC) $(M3) $(FW_OPTIONS) $(LWIP_FLAGS) -c -o $@ $<
+DEMO := $(patsubst %.c,$(FW)/demo/%.o,$(wildcard test/firmware/demo/*.c))
+$(FW)/demo/%.o: %.c Makefile test/firmware/rules.mk | $(FW)/include
+	@mkdir -p $(@D)
+	$(call Q,compile)$(FW_CC) -std=gnu11 $(M3) $(FW_OPTIONS) $(WARN) $(LWIP_FLAGS) -isystem $(FW)/include -I. $(FW_SIZE_FLAG) -c -o $@ $<
+$(FW)/demo.elf: $(DEMO) $(LWIP:$(FW)/src/lwip/src/%.c=$(FW)/lwip/%.o) $(BOARD) $(FW)/cortex-m3/libiamcat.a $(FW)/libbearssl.a \
+		test/firmware/board/board.ld
+	$(call Q,link   )$(FW_CC) $(M3) -mthumb -nostartfiles --specs=nano.specs -T test/firmware/board/board.ld \
+		-Wl,--gc-sections,--no-warn-rwx-segments,-Map=$@.map,--defsym=FLASH_BYTES=$(FLASH_BYTES) \
+		-Wl,--defsym=RAM_START=0x20000000,--defsym=RAM_BYTES=$(RAM_BYTES) -o $@ $(filter %.o %.a,$^)
+
+firmware-demo: deps emulator-deps
+	@$(MAKE) --no-print-directory $(FW)/src/bearssl/debian $(FW)/src/lwip/debian
+	@$(MAKE) --no-print-directory -j2 $(FW)/demo.elf $(TOOLS)
+	@$(PYTHON) test/firmware/demo.py
+
 -include $(wildcard $(FW)/*/*.d $(FW)/*/*/*.d $(FW)/*/*/*/*.d $(FW)/*/*/*/*/*.d)
-.PHONY: firmware firmware-deps emulator-deps firmware-test
+.PHONY: firmware firmware-deps emulator-deps firmware-test firmware-demo

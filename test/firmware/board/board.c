@@ -3,12 +3,25 @@
 extern uint32_t data_load[], data_start[], data_end[], bss_start[], bss_end[], end[], stack_top[];
 
 /* Arm, Semihosting for AArch32 and AArch64, §6 */
-enum { SYS_WRITE0 = 4, SYS_GET_CMDLINE = 0x15, SYS_EXIT = 0x18 };
+enum {
+	SYS_OPEN = 1,
+	SYS_CLOSE = 2,
+	SYS_WRITE0 = 4,
+	SYS_READ = 6,
+	SYS_TIME = 0x11,
+	SYS_GET_CMDLINE = 0x15,
+	SYS_EXIT = 0x18
+};
 enum { STOPPED_BY_ERROR = 0x20023, STOPPED = 0x20026 };
 
 /* The board's first timer counts 25 MHz down through 32 bits (Arm DDI 0479, §4.3). */
 #define TIMER ((volatile uint32_t *)0x40000000)
 enum { TIMER_CONTROL, TIMER_VALUE, TIMER_RELOAD, TICKS_PER_MS = 25000 };
+
+/* Armv7-M Architecture Reference Manual, B3.2.4 and B3.3: the tick that ends a sleep, and its pending bit */
+#define SYSTICK ((volatile uint32_t *)0xe000e010)
+#define ICSR    (*(volatile uint32_t *)0xe000ed04)
+enum { SYSTICK_CONTROL, SYSTICK_RELOAD, SYSTICK_ON = 7, CLEAR_TICK = 1 << 25, SLEEP_MS = 2 };
 
 enum { MARK = 0x5a5a5a5a, ARGUMENTS = 16, COMMAND_BYTES = 256 };
 
@@ -44,6 +57,49 @@ int64_t board_now_ms(void)
 	ticks += last - now; /* around every 171 s */
 	last = now;
 	return (int64_t)(ticks / TICKS_PER_MS);
+}
+
+void board_sleep(void)
+{
+	if (SYSTICK[SYSTICK_CONTROL] == 0) {
+		__asm__ volatile("cpsid i"); /* it wakes the processor, but interrupts nothing */
+		SYSTICK[SYSTICK_RELOAD] = SLEEP_MS * TICKS_PER_MS;
+		SYSTICK[SYSTICK_CONTROL] = SYSTICK_ON;
+	}
+	__asm__ volatile("dsb\n\twfi" : : : "memory");
+	ICSR = CLEAR_TICK;
+}
+
+int64_t board_wall_s(void)
+{
+	return (uint32_t)board_ask_host(SYS_TIME, 0);
+}
+
+size_t board_read_file(const char *path, void *p, size_t n)
+{
+	size_t length = 0;
+	while (path[length] != 0)
+		length++;
+	const uint32_t opening[] = {(uint32_t)(uintptr_t)path, 1 /* "rb" */, length};
+	int file = board_ask_host(SYS_OPEN, opening);
+	if (file < 0)
+		return 0;
+	const uint32_t reading[] = {(uint32_t)file, (uint32_t)(uintptr_t)p, n};
+	uint32_t left = (uint32_t)board_ask_host(SYS_READ, reading), closing = (uint32_t)file;
+	board_ask_host(SYS_CLOSE, &closing);
+	return left <= n ? n - left : 0;
+}
+
+bool board_entropy(void *p, size_t n)
+{
+	return board_read_file("/dev/urandom", p, n) == n;
+}
+
+uint32_t board_random(void)
+{
+	uint32_t v = 0;
+	board_entropy(&v, sizeof v);
+	return v;
 }
 
 size_t board_stack_used(void)
