@@ -506,7 +506,7 @@ static size_t control_room(const struct bridge *b)
  * folded down, as the product does not carry them there. */
 static uint64_t fingerprint(const struct mqtt_packet *k)
 {
-	uint64_t h = UINT64_C(14695981039346656037) ^ k->skip ^ k->payload.n << 32;
+	uint64_t h = UINT64_C(14695981039346656037) ^ k->skip ^ (uint64_t)k->payload.n << 32;
 	for (size_t i = 0; i < k->payload.n; i += sizeof h) {
 		uint64_t word = 0;
 		size_t left = k->payload.n - i;
