@@ -338,11 +338,10 @@ static bool name_is(struct slice raw, const char *name)
 	struct scan s = scan_of(raw, false);
 	unsigned char c[4];
 	size_t n;
-	while ((n = next_unescaped(&s, c)) > 0) {
-		if (strncmp(name, (const char *)c, n) != 0 || c[0] == 0)
-			return false;
-		name += n;
-	}
+	while ((n = next_unescaped(&s, c)) > 0)
+		for (size_t i = 0; i < n; i++, name++)
+			if (c[i] == 0 || c[i] != (unsigned char)*name)
+				return false;
 	return *name == 0;
 }
 
