@@ -172,6 +172,7 @@ bool api_start(struct bridge *b, struct api *a, struct slice target, struct slic
 	if (a->out.full)
 		return false;
 	memset(&a->reply, 0, sizeof a->reply);
+	a->reply.most = a->in.cap - (HTTP_REPLY_BYTES - HTTP_BODY_BYTES);
 	a->deadline_ms = from_ms + c->api_timeout_s * 1000;
 	a->once = a->repeated = false;
 	a->code = 0;

@@ -198,12 +198,6 @@ static void step_state(struct bridge *b)
 
 /* --- the whole --- */
 
-static void init_api(struct bridge *b, struct api *a, size_t i)
-{
-	a->in = (struct buf)BUF(b->in_mem[i]);
-	a->out = (struct buf)BUF(b->out_mem[i]);
-}
-
 void bridge_init(struct bridge *b, const struct bridge_config *config, struct tls *tls,
         const struct tls_anchors *anchors, uint32_t random, struct bridge_time time)
 {
@@ -224,9 +218,12 @@ void bridge_init(struct bridge *b, const struct bridge_config *config, struct tl
 		b->link[i].host = config->api_host;
 		b->link[i].port = config->api_port;
 	}
-	init_api(b, &b->state, 0);
-	for (size_t i = 0; i < BRIDGE_CALLS; i++)
-		init_api(b, &b->call[i], i + 1);
+	b->state.in = (struct buf)BUF(b->state_in);
+	b->state.out = (struct buf)BUF(b->state_out);
+	for (size_t i = 0; i < BRIDGE_CALLS; i++) {
+		b->call[i].in = (struct buf)BUF(b->call_in[i]);
+		b->call[i].out = (struct buf)BUF(b->call_out[i]);
+	}
 	mqtt_outbox_init(&b->outbox, b->outbox_mem, sizeof b->outbox_mem);
 	requests_init(b);
 	session_init(b);

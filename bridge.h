@@ -118,6 +118,7 @@ enum bridge_phase {
 };
 
 /* The links to the API belong to nobody: a call takes one that waits, or a new one. */
+enum { BRIDGE_REPLY_BYTES = HTTP_REPLY_BYTES - HTTP_BODY_BYTES + BRIDGE_CALL_BODY_BYTES };
 enum { LINK_BROKER, LINK_API, BRIDGE_LINKS = LINK_API + BRIDGE_API_LINKS };
 
 struct bridge {
@@ -205,8 +206,8 @@ struct bridge {
 	unsigned char log_mem[BRIDGE_LOG_BYTES];
 	unsigned char scratch[BRIDGE_REQUEST_BYTES]; /* an unescaped string; holds nothing across calls */
 	unsigned char target[BRIDGE_TARGET_BYTES];   /* a call's path and query; holds nothing across calls */
-	unsigned char out_mem[BRIDGE_CALLS + 1][BRIDGE_CALL_BYTES];
-	unsigned char in_mem[BRIDGE_CALLS + 1][HTTP_REPLY_BYTES];
+	unsigned char state_out[BRIDGE_STATE_CALL_BYTES], state_in[HTTP_REPLY_BYTES];
+	unsigned char call_out[BRIDGE_CALLS][BRIDGE_CALL_BYTES], call_in[BRIDGE_CALLS][BRIDGE_REPLY_BYTES];
 };
 
 /* Starts a bridge from zeroed memory. config, tls and anchors must outlive it; tls NULL means a plain

@@ -36,6 +36,8 @@ enum http_part {
 /* The reply that is being read. All zero is the start of one; the reader keeps its place here, and the
  * results. */
 struct http_reply {
+	size_t most; /* the caller's: how many bytes the body may have, if less than HTTP_BODY_BYTES; 0: those
+	              */
 	/* results, valid when http_read returned a positive number */
 	int status;        /* 200 to 599 */
 	bool keep_alive;   /* the connection may carry another request (RFC 9112 §9.3) */
@@ -49,14 +51,14 @@ struct http_reply {
 };
 
 /* Reads a reply from the *n bytes at p, to which the caller appends what arrives (room for HTTP_REPLY_BYTES
- * in all). eof: the server has ended the connection. Returns the bytes of the whole reply as it then lies at
- * p; 0 when more are needed, and then *n is below HTTP_REPLY_BYTES; -1 when it is malformed, cut short, or
- * too large. After a number other than 0 r must be zeroed before the next reply. 1xx replies are skipped.
- * Skipping them and joining chunks move bytes within p and lower *n. A reply without length and chunks ends
- * with the connection (RFC 9112 §6.3). Refused: both length and chunks, two different lengths, a signed,
- * empty or listed length, any transfer coding but chunked, a header over HTTP_HEAD_BYTES, obsolete folding,
- * white space before a colon, a control character in a header, bytes after the reply when the connection is
- * to be kept. */
+ * in all, or by so much less as most is less than HTTP_BODY_BYTES). eof: the server has ended the connection.
+ * Returns the bytes of the whole reply as it then lies at p; 0 when more are needed, and then there is room;
+ * -1 when it is malformed, cut short, or too large. After a number other than 0 r must be zeroed before the
+ * next reply. 1xx replies are skipped. Skipping them and joining chunks move bytes within p and lower *n. A
+ * reply without length and chunks ends with the connection (RFC 9112 §6.3). Refused: both length and chunks,
+ * two different lengths, a signed, empty or listed length, any transfer coding but chunked, a header over
+ * HTTP_HEAD_BYTES, obsolete folding, white space before a colon, a control character in a header, bytes after
+ * the reply when the connection is to be kept. */
 long http_read(struct http_reply *r, unsigned char *p, size_t *n, bool eof);
 
 #endif

@@ -25,6 +25,9 @@ enum {
 	BRIDGE_API_LINKS = 4,           /* connections to the API, in use or ahead of need */
 	BRIDGE_TARGET_BYTES = 3 * BRIDGE_REQUEST_BYTES + 1024, /* path and query of a call */
 	BRIDGE_CALL_BYTES = BRIDGE_TARGET_BYTES + 1024,        /* a call with its header */
+	BRIDGE_STATE_CALL_BYTES = 2048, /* the one for the state, or for serial number and token */
+	BRIDGE_CALL_BODY_BYTES = 65536, /* the body of a reply to a Modbus call, and to the one for the token;
+	                                 * at most HTTP_BODY_BYTES */
 
 	/* MQTT */
 	BRIDGE_PACKET_BYTES = BRIDGE_REQUEST_BYTES + 512,  /* the largest packet that is read whole */

@@ -57,7 +57,7 @@ static void print_log(void)
 	size_t at = 0;
 	enum bridge_level level;
 	struct slice text;
-	unsigned char mem[LINE_BYTES];
+	static unsigned char mem[LINE_BYTES];
 	while (bridge_take_log(&bridge, &at, &level, &text)) {
 		struct buf line = BUF(mem);
 		buf_put_slice(&line, text);
