@@ -87,11 +87,14 @@ $(FW)/two.elf: test/firmware/two.cpp $(FW)/cortex-m3/libiamcat.a $(BOARD) $(FW)/
 		$(FW)/cortex-m3/libiamcat.a $(FW)/libbearssl.a
 
 # Runs the host's tests on the chip: the same vectors, and the simulated world, which must take the same course.
-firmware-test: emulator-deps
+firmware-test: deps emulator-deps
 	@$(MAKE) --no-print-directory $(FW)/src/bearssl/debian
 	@$(MAKE) --no-print-directory -j2 $(FW)/libbearssl.a
 	@$(MAKE) --no-print-directory -j2 $(FW_UNIT:%=$(FW)/unit/%.elf) $(FW)/world.elf
-	@test/firmware/run $(FW_UNIT:%=$(FW)/unit/%.elf) "$(FW)/world.elf 1 2 1"
+	@$(MAKE) --no-print-directory $(FW)/two.elf build/test/world
+	@test/firmware/run $(FW)/two.elf $(FW_UNIT:%=$(FW)/unit/%.elf)
+	@test/firmware/run "$(FW)/world.elf 1 8 2" | tee $(FW)/world.there
+	@build/test/world 1 8 2 | sed 's/^/# /' > $(FW)/world.here && grep -qxFf $(FW)/world.here $(FW)/world.there
 
 # --- a whole gateway: lwIP, BearSSL and the library in 200 kB of flash and 96 kB of RAM ---
 FLASH_BYTES := 200000

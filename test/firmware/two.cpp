@@ -1,4 +1,5 @@
-/* Two bridges in one C++ program, on the emulated board: each does just the same whether the other is there or not.
+/* Two bridges in one C++ program, on the emulated board: each does just the same whether the other is there or not. Then
+ * bridges whose port has a trouble for some minutes: they say so, go on trying without a busy loop, and serve afterwards.
  * Their brokers and gateways are a few lines each, and hand over one byte at a time. */
 #include <cstdio>
 #include <cstring>
@@ -18,7 +19,16 @@ struct Peer {
 	bool ends; /* after says */
 };
 
+/* What is wrong with the port to the broker. */
+enum Trouble { NONE, NO_CLOCK, NO_ENTROPY, NO_CONNECTION, VANISHED };
+const int64_t trouble_from_ms = 300000, trouble_until_ms = 900000;
+const unsigned steps_max = 2000; /* in one second */
+
 struct Gateway {
+	Trouble trouble;
+	const char *tells; /* what the log must say of it */
+	bool told;
+	unsigned steps, most_steps, answers_after;
 	bridge b;
 	bridge_config config;
 	Peer peer[connections];
@@ -98,7 +108,9 @@ bool hear_packet(Gateway *g, Peer *p)
 		say(p, ack, sizeof ack);
 		bool state = slice_find(payload, "gateway_state") < payload.n;
 		g->states += state;
-		g->answers += !state && slice_find(payload, "\"value\":") < payload.n;
+		bool answer = !state && slice_find(payload, "\"value\":") < payload.n;
+		g->answers += answer;
+		g->answers_after += answer && g->at_ms > trouble_until_ms + 120000;
 	}
 	p->said_n -= head + n;
 	memmove(p->said, p->said + head + n, p->said_n);
@@ -119,6 +131,11 @@ void ask(Gateway *g)
 	say(&g->peer[LINK_BROKER], b.p, b.n);
 }
 
+bool troubled(const Gateway *g, Trouble t)
+{
+	return g->trouble == t && g->at_ms >= trouble_from_ms && g->at_ms < trouble_until_ms;
+}
+
 /* The driver's part of one link; true when something happened. */
 bool serve(Gateway *g, size_t i)
 {
@@ -134,11 +151,20 @@ bool serve(Gateway *g, size_t i)
 	}
 	if (l->state == LINK_DOWN) {
 		link_opening(l);
-		link_connected(l, "192.0.2.1", 0, nullptr);
+		if (i == LINK_BROKER && troubled(g, NO_CONNECTION))
+			return true; /* and nothing follows */
+		if (i == LINK_BROKER && troubled(g, NO_ENTROPY))
+			link_ended(l, LINK_REFUSED, "there are no random numbers", 0);
+		else
+			link_connected(l, "192.0.2.1", 0, nullptr);
 		return true;
 	}
-	if (l->state != LINK_UP)
+	if (l->state != LINK_UP || (i == LINK_BROKER && troubled(g, VANISHED)))
 		return false;
+	if (i == LINK_BROKER && (troubled(g, NO_CONNECTION) || troubled(g, NO_ENTROPY))) {
+		link_ended(l, LINK_LOST, "the other side reset the connection", 0);
+		return true;
+	}
 	if (const unsigned char *from = link_send_buf(l, &n)) {
 		g->sum = (g->sum ^ *from) * 0x100000001b3u;
 		if (p->said_n < sizeof p->said)
@@ -168,7 +194,7 @@ bool serve(Gateway *g, size_t i)
 
 bridge_time time_of(const Gateway *g)
 {
-	return {g->at_ms, INT64_C(1800000000000000) + g->at_ms * 1000};
+	return {g->at_ms, troubled(g, NO_CLOCK) ? 0 : INT64_C(1800000000000000) + g->at_ms * 1000};
 }
 
 void start(Gateway *g, const char *serial)
@@ -201,8 +227,9 @@ void turn(Gateway *g)
 		bridge_level level;
 		slice text;
 		int64_t wake = bridge_step(&g->b, time_of(g));
+		g->steps++;
 		while (bridge_take_log(&g->b, &at, &level, &text))
-			;
+			g->told = g->told || (g->tells != nullptr && slice_find(text, g->tells) < text.n);
 		again = false;
 		for (size_t i = 0; i < connections; i++)
 			again = serve(g, i) || again;
@@ -221,10 +248,28 @@ void run(Gateway *first, Gateway *second)
 				ask(g);
 			while (g != nullptr && g->at_ms < now)
 				turn(g);
+			if (g != nullptr && g->steps > g->most_steps)
+				g->most_steps = g->steps;
+			if (g != nullptr)
+				g->steps = 0;
 		}
 		if (now >= ask_ms)
 			ask_ms += 60000;
 	}
+}
+
+/* One trouble; was all right? */
+bool endure(int n, Trouble trouble, const char *tells)
+{
+	Gateway *g = &gateway[0];
+	start(g, "0123");
+	g->trouble = trouble;
+	g->tells = tells;
+	run(g, nullptr);
+	bool good = g->told && g->answers_after >= 40 && g->most_steps < steps_max;
+	printf("%sok %d - \"%s\"%s, %u answers afterwards, at most %u steps in a second\n", good ? "" : "not ", n, tells,
+	        g->told ? "" : " was not said", g->answers_after, g->most_steps);
+	return good;
 }
 
 } // namespace
@@ -249,5 +294,9 @@ int main()
 		        g->states, g->answers, same ? "" : "; it did something else when it was alone");
 		good = good && same && enough;
 	}
+	good = endure(3, NO_CLOCK, "clock is wrong, it says 1970") && good;
+	good = endure(4, NO_ENTROPY, "there are no random numbers; trying again in") && good;
+	good = endure(5, NO_CONNECTION, "no connection in time; trying again in") && good;
+	good = endure(6, VANISHED, "the broker did not") && good;
 	return good ? 0 : 1;
 }
