@@ -8,6 +8,7 @@ import ctypes
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 
@@ -91,6 +92,7 @@ def run(lab: Lab) -> str:
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and so through all that cleans up
     enter_namespace()
     with Lab() as lab:
         try:
