@@ -148,7 +148,7 @@ roots: build/test/roots
 
 include test/firmware/rules.mk
 
-C_FILES = $(wildcard *.[ch] test/*.[ch] test/*/*.[ch])
+C_FILES = $(wildcard *.[ch] test/*.[ch] test/*/*.[ch]) test/firmware/*/*.[ch]
 lint: deps lint-deps
 	clang-format --dry-run -Werror $(C_FILES)
 	@$(MAKE) --no-print-directory -j2 lint-clang lint-cppcheck lint-analyzer

@@ -1,12 +1,14 @@
-/* Two bridges in one C++ program, on the emulated board: each does just the same whether the other is there or not. Then
- * bridges whose port has a trouble for some minutes: they say so, go on trying without a busy loop, and serve afterwards.
- * Their brokers and gateways are a few lines each, and hand over one byte at a time. */
+/* Two bridges in one C++ program, on the emulated board: each does just the same whether the other is there
+ * or not. Then bridges whose port has a trouble for some minutes: they say so, go on trying without a busy
+ * loop, and serve afterwards. Their brokers and gateways are a few lines each, and hand over one byte at a
+ * time. */
 #include <cstdio>
 #include <cstring>
 
 #include "iamcat.h"
 
-namespace {
+namespace
+{
 
 const unsigned hours = 1, connections = BRIDGE_LINKS;
 
@@ -51,8 +53,8 @@ void say(Peer *p, const void *bytes, size_t n)
 void reply(Peer *p, const char *body)
 {
 	char text[600];
-	int n = snprintf(text, sizeof text, "HTTP/1.0 200 OK\r\nContent-Length: %u\r\n\r\n%s", (unsigned)strlen(body),
-	        body);
+	int n = snprintf(text, sizeof text, "HTTP/1.0 200 OK\r\nContent-Length: %u\r\n\r\n%s",
+	        (unsigned)strlen(body), body);
 	say(p, text, (size_t)n);
 	p->said_n = 0;
 	p->ends = true;
@@ -267,8 +269,9 @@ bool endure(int n, Trouble trouble, const char *tells)
 	g->tells = tells;
 	run(g, nullptr);
 	bool good = g->told && g->answers_after >= 40 && g->most_steps < steps_max;
-	printf("%sok %d - \"%s\"%s, %u answers afterwards, at most %u steps in a second\n", good ? "" : "not ", n, tells,
-	        g->told ? "" : " was not said", g->answers_after, g->most_steps);
+	printf("%sok %d - \"%s\"%s, %u answers afterwards, at most %u steps in a second\n",
+	        good ? "" : "not ", n, tells, g->told ? "" : " was not said", g->answers_after,
+	        g->most_steps);
 	return good;
 }
 
@@ -290,8 +293,9 @@ int main()
 	for (int i = 0; i < 2; i++) {
 		const Gateway *g = &gateway[i];
 		bool same = g->sum == alone[i], enough = g->states > 700 && g->answers == 59;
-		printf("%sok %d - gateway %s: %u states, %u answers%s\n", same && enough ? "" : "not ", i + 1, g->serial,
-		        g->states, g->answers, same ? "" : "; it did something else when it was alone");
+		printf("%sok %d - gateway %s: %u states, %u answers%s\n", same && enough ? "" : "not ", i + 1,
+		        g->serial, g->states, g->answers,
+		        same ? "" : "; it did something else when it was alone");
 		good = good && same && enough;
 	}
 	good = endure(3, NO_CLOCK, "clock is wrong, it says 1970") && good;

@@ -20,8 +20,8 @@ int64_t board_now_ms(void);
 /* Waits for a few milliseconds. */
 void board_sleep(void);
 
-/* What the chip of a product would have itself; here they come from the host: seconds since 1970, unpredictable bytes
- * (false: there are none), and 32 of their bits. */
+/* What the chip of a product would have itself; here they come from the host: seconds since 1970,
+ * unpredictable bytes (false: there are none), and 32 of their bits. */
 int64_t board_wall_s(void);
 bool board_entropy(void *p, size_t n);
 uint32_t board_random(void);

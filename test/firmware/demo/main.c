@@ -1,9 +1,10 @@
-/* A whole gateway on the emulated board: an address by DHCP, names by DNS, TLS to the broker, the web API, all on lwIP.
+/* A whole gateway on the emulated board: an address by DHCP, names by DNS, TLS to the broker, the web API,
+ *all on lwIP.
  *
  *	image BROKER_HOST BROKER_PORT API_HOST API_PORT CA_FILE SECONDS
  *
- * CA_FILE is read from the host. Stops after so many seconds of service, prints what memory it needed, and ends with
- * status 0 when the bridge had come to its end in an orderly way. */
+ * CA_FILE is read from the host. Stops after so many seconds of service, prints what memory it needed, and
+ *ends with status 0 when the bridge had come to its end in an orderly way. */
 #include <string.h>
 
 #include "board.h"
@@ -91,7 +92,8 @@ static bool read_anchors(const char *path)
 	unsigned char mem[160];
 	struct buf why = BUF(mem);
 	size_t n = board_read_file(path, pem, sizeof pem);
-	bool good = n < sizeof pem && tls_anchors_read(&anchors, (struct slice){(unsigned char *)pem, n}, &why);
+	bool good =
+	        n < sizeof pem && tls_anchors_read(&anchors, (struct slice){(unsigned char *)pem, n}, &why);
 	if (!good)
 		print(&why);
 	return good;

@@ -1,5 +1,6 @@
-/* The part of cmocka that iamcat's unit tests use, for a target without it: a failed assertion ends its test, and the
- * output is that of cmocka's TAP. Include it after the headers that cmocka wants, as those tests do. */
+/* The part of cmocka that iamcat's unit tests use, for a target without it: a failed assertion ends its test,
+ * and the output is that of cmocka's TAP. Include it after the headers that cmocka wants, as those tests do.
+ */
 #ifndef CMOCKA_H
 #define CMOCKA_H
 
@@ -13,9 +14,15 @@ struct CMUnitTest {
 
 static jmp_buf cmocka_failed;
 
-#define cmocka_unit_test(f)             {#f, f, NULL}
-#define cmocka_unit_test_teardown(f, t) {#f, f, t}
-#define print_error(...)                printf(__VA_ARGS__)
+#define cmocka_unit_test(f)                                                                                  \
+	{                                                                                                    \
+#f, f, NULL                                                                                  \
+	}
+#define cmocka_unit_test_teardown(f, t)                                                                      \
+	{                                                                                                    \
+#f, f, t                                                                                     \
+	}
+#define print_error(...) printf(__VA_ARGS__)
 #define fail_msg(...)                                                                                        \
 	do {                                                                                                 \
 		printf("# %s:%d: ", __FILE__, __LINE__);                                                     \
@@ -57,10 +64,8 @@ static inline void cmocka_compare(
 	cmocka_check(memcmp((a), (b), (n)) == 0, #a " is not " #b, __FILE__, __LINE__)
 #define assert_memory_not_equal(a, b, n)                                                                     \
 	cmocka_check(memcmp((a), (b), (n)) != 0, #a " is " #b, __FILE__, __LINE__)
-#define assert_string_equal(a, b)                                                                            \
-	cmocka_check(strcmp((a), (b)) == 0, #a " is not " #b, __FILE__, __LINE__)
-#define assert_string_not_equal(a, b)                                                                        \
-	cmocka_check(strcmp((a), (b)) != 0, #a " is " #b, __FILE__, __LINE__)
+#define assert_string_equal(a, b)     cmocka_check(strcmp((a), (b)) == 0, #a " is not " #b, __FILE__, __LINE__)
+#define assert_string_not_equal(a, b) cmocka_check(strcmp((a), (b)) != 0, #a " is " #b, __FILE__, __LINE__)
 
 static inline int cmocka_run(
         const struct CMUnitTest *tests, size_t n, int (*set_up)(void **), int (*tear_down)(void **))
@@ -86,7 +91,8 @@ static inline int cmocka_run(
 		return 1;
 	return failed;
 }
-#define cmocka_run_group_tests(tests, up, down) cmocka_run((tests), sizeof(tests) / sizeof(tests)[0], up, down)
+#define cmocka_run_group_tests(tests, up, down)                                                              \
+	cmocka_run((tests), sizeof(tests) / sizeof(tests)[0], up, down)
 #define cmocka_run_group_tests_name(name, tests, up, down) cmocka_run_group_tests(tests, up, down)
 
 #endif

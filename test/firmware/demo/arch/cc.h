@@ -12,12 +12,12 @@
 #define LWIP_PLATFORM_ASSERT(x) (board_print("lwIP: " x "\n"), board_exit(1))
 #define LWIP_NO_UNISTD_H        1
 #define LWIP_RAND()             ((uint32_t)board_random())
-#define U16_F "u"
-#define S16_F "d"
-#define X16_F "x"
-#define U32_F "lu"
-#define S32_F "ld"
-#define X32_F "lx"
-#define SZT_F "u"
+#define U16_F                   "u"
+#define S16_F                   "d"
+#define X16_F                   "x"
+#define U32_F                   "lu"
+#define S32_F                   "ld"
+#define X32_F                   "lx"
+#define SZT_F                   "u"
 
 #endif

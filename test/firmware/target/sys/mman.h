@@ -1,5 +1,6 @@
-/* The guard pages of the unit tests on a Cortex-M: the processor's memory protection unit (Armv7-M Architecture
- * Reference Manual, B3.5) takes the place of pages, which are of 32 bytes then. Only what unit.h needs. */
+/* The guard pages of the unit tests on a Cortex-M: the processor's memory protection unit (Armv7-M
+ * Architecture Reference Manual, B3.5) takes the place of pages, which are of 32 bytes then. Only what unit.h
+ * needs. */
 #ifndef MMAN_H
 #define MMAN_H
 
