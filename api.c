@@ -70,7 +70,8 @@ static void give_link(struct bridge *b, struct api *a)
 	bool not_up = spared(b, a);
 	for (size_t i = 0; i < BRIDGE_API_LINKS; i++) {
 		struct link *l = link_of(b, i);
-		if (used(b, l) || (not_up && l->state == LINK_UP) || rank(b, i) >= least)
+		/* Of two opened at once the last one: net.c serves the links from last to first. */
+		if (used(b, l) || (not_up && l->state == LINK_UP) || rank(b, i) > least)
 			continue;
 		least = rank(b, i);
 		best = i;

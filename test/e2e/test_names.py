@@ -499,7 +499,7 @@ def test_timeout_and_attempts(lab: Lab):
 def test_the_broker_does_not_notice_that_the_apis_name_hangs(lab: Lab):
     zone, hang = Zone(), threading.Event()
     resolv = serve(lab, lambda q: None if hang.is_set() else zone(q))
-    start(lab, resolv, STATE_INTERVAL="3600", MQTT_KEEPALIVE="5")
+    start(lab, resolv, STATE_INTERVAL="3600", MQTT_KEEPALIVE="5", WEB_CONTAINER_SPARES="0")
     lab.peer.connection()
     lab.api.take("/api/state")
     assert ask(lab)["value"] == 42
@@ -539,7 +539,7 @@ def test_the_apis_address_is_kept_until_a_connection_fails(lab: Lab):
     resolv = serve(lab, zone)
     with_length, without = fake.GOOD_API["/api/inverter/modbus"], b'HTTP/1.0 200 OK\r\n\r\n{"value": 42}'
     lab.api.routes["/api/inverter/modbus"] = lambda r: without if int(r.query["address"]) % 2 else with_length
-    start(lab, resolv, STATE_INTERVAL="3600")
+    start(lab, resolv, STATE_INTERVAL="3600", WEB_CONTAINER_SPARES="0")
     lab.peer.connection()
     lab.api.take("/api/state")
     for address in range(8):  # every other reply ends with its connection, which is no failure
