@@ -179,7 +179,7 @@ static void step_state(struct bridge *b)
 		bool words;
 		const char *wrong = state_wrong(a, &words);
 		log_state(b, wrong);
-		if (b->topic_state[0] != 0)
+		if (b->topic_state[0] != 0 && !b->said_offline) /* that was the last one */
 			publish_state(b, wrong == NULL ? a->reply.body : (struct slice){NULL, 0}, words);
 		api_finish(b, a);
 	}

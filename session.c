@@ -931,7 +931,10 @@ static void leave(struct bridge *b)
 		buf_put_u64(log, lost);
 		log_end(b);
 	}
-	if (b->phase == PHASE_DRAIN && broker(b)->state == LINK_UP && !mqtt_outbox_midway(&b->outbox)) {
+	/* Without DISCONNECT the broker publishes the last will: for us who could not. */
+	bool said = b->said_offline || b->config->will == SWITCH_OFF;
+	if (b->phase == PHASE_DRAIN && said && broker(b)->state == LINK_UP &&
+	        !mqtt_outbox_midway(&b->outbox)) {
 		mqtt_put_disconnect(&b->control);
 		enter(b, PHASE_LEAVE, SETTLE_MS);
 	} else {
