@@ -147,7 +147,9 @@ struct bridge {
 	struct {
 		uint64_t fingerprint; /* 0: none */
 		uint16_t id;
-	} seen[BRIDGE_SEEN]; /* the QoS 1 requests that were taken last in this session */
+		uint16_t before_id; /* ACK_SENT: of the publish that was put into the outbox last */
+		uint8_t ack;        /* enum seen_ack in session.c: what became of our PUBACK */
+	} seen[BRIDGE_SEEN];        /* the QoS 1 requests that were taken last in this session */
 	size_t seen_at;
 	bool said_offline;
 	int64_t token_ms, next_token_ms; /* when the token in use was asked for, and the one that follows */

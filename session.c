@@ -23,6 +23,13 @@ enum {
 	SETTLE_MS = 2 * 1000       /* stopping: for what is unacknowledged, and for DISCONNECT */
 };
 
+/* What became of our PUBACK for a request that was seen. */
+enum seen_ack {
+	ACK_UNKNOWN, /* the connection ended before the broker showed that it has had it */
+	ACK_WAITS,   /* in control */
+	ACK_SENT
+};
+
 static struct link *broker(struct bridge *b)
 {
 	return &b->link[LINK_BROKER];
@@ -424,6 +431,8 @@ static bool session_stale(const struct bridge *b)
 static void accepted(struct bridge *b, bool session_present)
 {
 	mqtt_outbox_again(&b->outbox, session_present);
+	for (size_t i = 0; i < BRIDGE_SEEN; i++) /* went on a connection of which nothing more is heard */
+		b->seen[i].ack = ACK_UNKNOWN;
 	if (!session_present) {
 		mqtt_outbox_drop_passing(&b->outbox, true);
 		b->received.n = 0;
@@ -526,6 +535,7 @@ static bool seen_before(struct bridge *b, const struct mqtt_packet *k)
 	uint64_t h = fingerprint(k);
 	for (size_t i = 0; i < BRIDGE_SEEN; i++)
 		if (b->seen[i].id == k->id && b->seen[i].fingerprint == h) {
+			b->seen[i].ack = ACK_WAITS; /* it goes once more */
 			b->duplicates++;
 			return true;
 		}
@@ -544,6 +554,27 @@ static void note_seen(struct bridge *b, const struct mqtt_packet *k)
 		at = b->seen_at++ % BRIDGE_SEEN;
 	b->seen[at].id = k->id;
 	b->seen[at].fingerprint = fingerprint(k);
+	b->seen[at].ack = ACK_WAITS;
+}
+
+/* The acknowledgements of all requests were handed to the connection: whatever is put into the outbox from
+ * now on follows them. */
+static void acks_sent(struct bridge *b)
+{
+	for (size_t i = 0; i < BRIDGE_SEEN; i++)
+		if (b->seen[i].ack == ACK_WAITS) {
+			b->seen[i].ack = ACK_SENT;
+			b->seen[i].before_id = b->outbox.last_id;
+		}
+}
+
+/* The broker has acknowledged a publish that followed our acknowledgements: it has had them, and what bears
+ * one of their packet ids from now on is another request, even if DUP is set (its first copy was lost). */
+static void forget_seen(struct bridge *b, uint16_t id)
+{
+	for (size_t i = 0; i < BRIDGE_SEEN; i++)
+		if (b->seen[i].ack == ACK_SENT && (uint16_t)(id - b->seen[i].before_id - 1) < INT16_MAX)
+			b->seen[i].fingerprint = 0;
 }
 
 /* Not even an answer that there is no room has room, and what would make some (PUBACKs) comes behind this
@@ -620,6 +651,7 @@ static bool take_packet(struct bridge *b, const struct mqtt_packet *k)
 		break;
 	case MQTT_PUBACK:
 		if (!hello && mqtt_outbox_ack(&b->outbox, k->id)) {
+			forget_seen(b, k->id);
 			b->unacknowledged_ms = b->time.now_ms;
 			return true;
 		}
@@ -714,6 +746,7 @@ static size_t next_bytes(struct bridge *b, unsigned char *p, size_t room)
 		if (b->control_at == b->control.n) {
 			tls_wipe(b->control.p, b->control.n); /* CONNECT has the token in it */
 			b->control.n = b->control_at = 0;
+			acks_sent(b);
 		}
 		return n;
 	}
