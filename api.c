@@ -231,7 +231,8 @@ enum api_state api_step(struct bridge *b, struct api *a)
 		give_link(b, a);
 	struct link *l = a->link;
 	if (l != NULL && l->state == LINK_ENDED && l->end == LINK_REFUSED)
-		fail(a, ERROR_API_UNREACHABLE, l->why);
+		fail(a, a->repeated ? ERROR_API_INVALID_REPLY : ERROR_API_UNREACHABLE,
+		        l->why); /* it was sent once */
 	else if (l != NULL && (l->state == LINK_UP || l->state == LINK_ENDED))
 		read_reply(b, a, l->state == LINK_ENDED);
 	if (a->state == API_BUSY && b->time.now_ms >= a->deadline_ms) {
