@@ -185,9 +185,8 @@ static void step_state(struct bridge *b)
 	}
 	if (b->stopping)
 		return;
-	if (now >= b->tick_ms) /* the beat is lost only when a fetch is under way, not when one is just being
-	                          closed */
-		b->state_due = a->state != API_BUSY;
+	if (now >= b->tick_ms) /* the beat is lost only when a fetch is under way, not when a token is */
+		b->state_due = lent || a->state != API_BUSY;
 	while (b->tick_ms <= now)
 		b->tick_ms += interval;
 	/* Its time counts from the beat, so that it is over at a later beat and not just after it. */
