@@ -816,7 +816,7 @@ static void keep_alive(struct bridge *b)
  * other (MQTT-3.1.4-2). */
 static void note_end(struct bridge *b)
 {
-	if (b->phase != PHASE_SERVE || b->time.now_ms - b->served_since_ms >= SERVED_MS) {
+	if (b->phase != PHASE_SERVE || b->time.now_ms - b->served_since_ms >= SERVED_MS || token_expired(b)) {
 		b->early_ends = 0;
 		return;
 	}
