@@ -111,12 +111,16 @@ fuzz: fuzz-deps
 
 # The core in virtual time against a simulated broker, gateway and network: SEEDS runs of 10 hours each.
 CORE := session.c bridge.c requests.c api.c link.c tls.c cert.c mqtt.c http.c dns.c json.c queue.c buf.c
-build/test/world: test/world.c $(wildcard test/world/*) $(CORE:%.c=build/%.o) Makefile | build/test
-	$(call Q,compile)$(CC) $(ALL_CFLAGS) -O2 -I. -MF /dev/null -o $@ test/world.c test/world/*.c $(CORE:%.c=build/%.o) -lbearssl
+build/test/world: test/world.c $(wildcard test/world/*.[ch] *.h) $(CORE) Makefile | build/test
+	$(call Q,compile)$(CC) $(ALL_CFLAGS) -O2 -I. -MF /dev/null -o $@ test/world.c test/world/*.c $(CORE) -lbearssl
 SEEDS ?= 20
 world: deps
 	@$(MAKE) --no-print-directory build/test/world
-	@build/test/world 1 $(SEEDS) 10
+	@build/test/world -j2 1 $(SEEDS) 10
+
+# Is every property of that one noticed when it is broken? A quarter of an hour.
+world-mutations: deps
+	@$(PYTHON) test/world/mutations
 
 # The program itself, without sanitizers, under valgrind: requests of all kinds, and sessions that break and end.
 VALGRIND_TESTS := test_requests.py $(addprefix test_session.py::test_,duplicates a_stale_session_is_discarded \
@@ -170,4 +174,4 @@ clean:
 
 -include $(wildcard build/*.d build/*/*.d)
 .PHONY: valgrind rabbitmq-deps test-rabbitmq
-.PHONY: all deps lint-deps count-deps fuzz-deps demo test world count fuzz roots lint lint-clang lint-cppcheck lint-analyzer clean
+.PHONY: all deps lint-deps count-deps fuzz-deps demo test world world-mutations count fuzz roots lint lint-clang lint-cppcheck lint-analyzer clean

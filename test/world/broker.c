@@ -6,15 +6,18 @@
 
 #include "json.h"
 
-enum { CONNECTIONS = 4, UPS = 1 << 12, TAP_BYTES = 1 << 18, HELD = 1024, IN_FLIGHT = 20 };
+enum { CONNECTIONS_MAX = 4, UPS = 1 << 12, TAP_BYTES = 1 << 18, HELD = 1024, IN_FLIGHT = 20, LOW_IDS = 64 };
 
 /* A packet of the client on its way. */
 struct up {
 	int64_t at;
 	uint8_t type;   /* 0: the end of the connection */
-	bool dup, flag; /* flag: clean session; PUBLISH: an answer */
+	bool dup, flag; /* flag: clean session; PUBLISH: an answer; DISCONNECT: the client stops */
+	bool proves;    /* see tap_publish */
+	bool offline;   /* such a state */
 	uint16_t id;
 	uint32_t token;
+	int64_t sent;
 	struct answer answer;
 };
 
@@ -22,18 +25,17 @@ struct connection {
 	struct wire *wire;
 	uint32_t number;
 	enum { FRESH, LIVE, OVER } state;
-	bool silent, mute, subscribed, present,
-	        rude; /* mute: never acknowledges a publish; rude: sent garbage */
-	bool clean, said_connect, said_disconnect;
+	bool present, clean, will, said_connect, said_disconnect;
+	bool silent, mute, rude, expired; /* mute: acknowledges no publish; rude: has sent garbage */
 	uint16_t keep_alive_s;
-	int64_t heard_at, expires_at, sent_at;
+	int64_t heard_at, expires_at, drops_at, sent_at, resumes_at;
 	uint32_t first_up, ups;
 	size_t tap_n;
 	struct up up[UPS];
 	uint8_t ids[65536 / 8]; /* of the client's packets that wait for an acknowledgement */
 	unsigned char tap[TAP_BYTES];
 };
-static struct connection connection[CONNECTIONS], *live;
+static struct connection connection[CONNECTIONS_MAX], *live;
 
 /* What the broker keeps for the client. */
 static struct {
@@ -45,23 +47,31 @@ static struct {
 	struct held {
 		uint32_t number, sent_on; /* request; connection, 0: not yet sent */
 		uint16_t id;
-		uint8_t qos;
-		bool received, retain; /* PUBREC came */
+		uint8_t qos, copies;             /* sent on this connection, not acknowledged */
+		bool received, retain, repeated; /* PUBREC came */
 	} held[HELD];
+	/* By packet id: the request that was acknowledged with it last, on which connection and when, and
+	 * whether the client knows that we know. */
+	struct acked {
+		uint32_t number, connection;
+		int64_t sent;
+		bool proven;
+	} acked[LOW_IDS];
 } session;
 
-int64_t broker_down_until;
-static bool last_offline;
-static uint32_t refused_token;
+int64_t broker_down_until, broker_dropping_until;
+static bool lowest, repeats; /* uses the lowest free packet ids; sends again without being asked to */
+static uint8_t refused[1 << 16];
 
 void broker_init(void)
 {
 	memset(connection, 0, sizeof connection);
 	memset(&session, 0, sizeof session);
+	memset(refused, 0, sizeof refused);
 	live = NULL;
-	broker_down_until = 0;
-	last_offline = false;
-	refused_token = 0;
+	broker_down_until = broker_dropping_until = 0;
+	lowest = hashed(0, 21, 2) == 0;
+	repeats = hashed(0, 22, 3) == 0;
 }
 
 static bool attached(const struct connection *c)
@@ -71,7 +81,7 @@ static bool attached(const struct connection *c)
 
 static struct connection *of_wire(const struct wire *l)
 {
-	for (size_t i = 0; i < CONNECTIONS; i++)
+	for (size_t i = 0; i < CONNECTIONS_MAX; i++)
 		if (connection[i].wire != NULL && connection[i].number == l->number)
 			return &connection[i];
 	return NULL;
@@ -97,6 +107,12 @@ static void over(struct connection *c, bool reset)
 		session.alone_since = w.now;
 	if (c->state == LIVE && c->clean)
 		session.exists = false;
+	if (c->state == LIVE && c->will) {
+		trace("broker: publishes the last will");
+		w.wills++;
+		w.state_offline = true;
+		count[WILLS]++;
+	}
 	c->state = OVER;
 	if (live == c)
 		live = NULL;
@@ -136,11 +152,39 @@ static void send_request(struct connection *c, const struct held *h, bool dup)
 	        dup ? ", DUP" : "", h->retain ? ", retained" : "");
 }
 
+static uint16_t new_id(void)
+{
+	uint16_t id = lowest ? 0 : session.last_id;
+	size_t i;
+	do {
+		id = (uint16_t)(id % 65535 + 1);
+		for (i = 0; i < session.n && (session.held[i].sent_on == 0 || session.held[i].id != id); i++)
+			continue;
+	} while (i < session.n);
+	return session.last_id = id;
+}
+
+/* Sent again over a new connection. When the twin had its packet id before, and the client can't know whether
+ * that one's acknowledgement ever came here, it must take this one for the twin, whose first copy it has not
+ * seen, if that was lost: rather not executed than twice. */
+static void note_redelivery(const struct held *h)
+{
+	count[REDELIVERED]++;
+	if (h->qos != 1 || h->id >= LOW_IDS)
+		return;
+	const struct acked *a = &session.acked[h->id];
+	if (a->number == 0 || a->proven || request_original(a->number) != request_original(h->number))
+		return;
+	count[TWINS_MISTAKEN]++;
+	trace("broker: the client may take request %u for its twin %u", h->number, a->number);
+	request_excused(h->number);
+}
+
 /* Sends what may be in flight, in order. */
 static void pump(void)
 {
 	size_t in_flight = 0;
-	if (live == NULL || !session.subscribed)
+	if (live == NULL || !session.subscribed || w.now < live->resumes_at)
 		return;
 	for (size_t i = 0; i < session.n && in_flight < IN_FLIGHT; i++, in_flight++) {
 		struct held *h = &session.held[i];
@@ -149,16 +193,31 @@ static void pump(void)
 		if (!attached(live) || wire_room(live->wire) < 40000)
 			return;
 		bool again = h->sent_on != 0;
-		if (!again) {
-			session.last_id = (uint16_t)(session.last_id % 65535 + 1);
-			h->id = session.last_id;
-		}
+		if (!again)
+			h->id = new_id();
+		else if (!h->received)
+			note_redelivery(h);
 		h->sent_on = live->number;
+		h->copies = 1;
+		h->repeated = false;
 		if (h->received)
 			send_ack(live, 0x62, h->id, (struct mark){.kind = MARK_OTHER});
 		else
 			send_request(live, h, again);
 	}
+}
+
+/* Again, though nothing was lost: some brokers do that when an acknowledgement takes long. */
+static void repeat(void)
+{
+	struct held *h = &session.held[0];
+	if (!repeats || !chance(300) || live == NULL || session.n == 0 || h->sent_on != live->number ||
+	        h->received || h->repeated || !attached(live) || wire_room(live->wire) < 40000)
+		return;
+	h->copies++;
+	h->repeated = true;
+	count[REPEATED]++;
+	send_request(live, h, true);
 }
 
 void broker_publish(uint32_t number, uint8_t qos)
@@ -184,10 +243,17 @@ static void send_garbage(struct connection *c)
 	        {6, {0x30, 0x04, 0x00, 0x01, '#', 'x'}}, {2, {0xc0, 0x00}}, {4, {0x60, 0x02, 0x00, 0x01}},
 	        {7, {0x32, 0x05, 0x00, 0x01, 'a', 0x00, 0x00}}};
 	unsigned i = draw(sizeof garbage / sizeof garbage[0]);
+	unsigned char tail[64];
 	if (!attached(c) || c->rude)
 		return;
+	for (size_t k = 0; k < sizeof tail; k++)
+		tail[k] = (unsigned char)draw(256);
 	put(c, garbage[i].p, garbage[i].n);
+	mark(c, (struct mark){.kind = MARK_GARBAGE});
+	put(c, tail, draw(sizeof tail));
 	c->rude = true;
+	trouble();
+	count[GARBAGE]++;
 	trace("broker: sends garbage %u", i);
 }
 
@@ -244,12 +310,12 @@ static void tap_connect(struct connection *c, struct reader *r, struct up *u)
 	if (c->keep_alive_s != w.config.keep_alive_s)
 		broken("CONNECT: wrong keep-alive");
 	u->flag = c->clean = (flags & 2) != 0;
-	bool will = w.config.will != SWITCH_OFF && !c->clean;
-	if (flags & 1 || (flags & 0x3c) != (will ? 0x0c : 0) || (flags & 0xc0) != 0xc0)
+	c->will = w.config.will != SWITCH_OFF && !c->clean;
+	if (flags & 1 || (flags & 0x3c) != (c->will ? 0x0c : 0) || (flags & 0xc0) != 0xc0)
 		broken("CONNECT: flags %02x", flags);
 	if (!slice_is(get_text(r), w.bridge->serial))
 		broken("CONNECT: wrong client id");
-	if (will)
+	if (c->will)
 		check_will(r);
 	struct slice user = get_text(r), password = get_text(r);
 	if (w.config.has_login) {
@@ -260,7 +326,7 @@ static void tap_connect(struct connection *c, struct reader *r, struct up *u)
 	u->token = gateway_token_number(password);
 	if (!slice_is(user, w.bridge->serial) || u->token == 0)
 		broken("CONNECT: wrong user name or token");
-	if (u->token == refused_token)
+	if (refused[u->token])
 		broken("a token was used again after it was refused");
 }
 
@@ -290,9 +356,15 @@ static void tap_publish(struct connection *c, struct reader *r, unsigned first, 
 		if (json_check(payload, NULL, &at) != NULL || json_kind(payload) != JSON_OBJECT ||
 		        !slice_is(json_get(payload, "type"), "\"gateway_state\""))
 			broken("a state that is none: %.*s", (int)payload.n, payload.p);
-		last_offline = slice_is(json_get(payload, "status"), "\"offline\"");
+		/* Fetched, put and sent after what the client acknowledged before now: when it reads the
+		 * PUBACK, it knows that we have had those acknowledgements. */
+		u->proves = !u->dup && c->wire->window == 0 && w.now > w.serving_since;
+		u->offline = slice_is(json_get(payload, "status"), "\"offline\"");
 		w.state_at = w.now;
-		counts.states++;
+		if (w.handover_at == never)
+			w.excuse = 0;
+		count[STATES]++;
+		count[FALLBACKS] += slice_is(json_get(payload, "status"), "\"api_unavailable\"");
 		trace("client: state %.*s, id %u", 16, json_get(payload, "status").p, u->id);
 	} else {
 		broken("PUBLISH to another topic: %.*s", (int)topic.n, topic.p);
@@ -310,7 +382,7 @@ static void tap_subscribe(struct connection *c, struct reader *r, struct up *u)
 /* One whole packet: its first byte and what is behind its length. */
 static void tap(struct connection *c, unsigned first, struct reader r)
 {
-	struct up u = {.at = wire_arrival(c->wire), .type = (uint8_t)(first >> 4)};
+	struct up u = {.at = wire_arrival(c->wire), .sent = w.now, .type = (uint8_t)(first >> 4)};
 	if ((u.type != MQTT_CONNECT) != c->said_connect || c->said_disconnect)
 		broken("packet %02x before CONNECT or after DISCONNECT", first);
 	int64_t silence = w.now - c->sent_at;
@@ -327,7 +399,10 @@ static void tap(struct connection *c, unsigned first, struct reader r)
 	case MQTT_PUBACK:
 	case MQTT_PUBREC:
 	case MQTT_PUBCOMP: u.id = (uint16_t)get(&r, 2); break;
-	case MQTT_DISCONNECT: c->said_disconnect = true; break;
+	case MQTT_DISCONNECT:
+		c->said_disconnect = w.said_goodbye = true;
+		u.flag = w.bridge->stopping;
+		break;
 	case MQTT_PINGREQ: break;
 	default: broken("a packet that no client sends: %02x", first);
 	}
@@ -370,25 +445,34 @@ void broker_bytes(struct wire *l, const unsigned char *p, size_t n)
 
 /* --- what reached it --- */
 
+/* Some connections are to go wrong from the beginning. */
+static void bewitch(struct connection *c)
+{
+	if (w.now < broker_dropping_until)
+		c->drops_at = w.now + draw(chance(2) ? 2 : 3000);
+	if (w.now >= w.calm)
+		return;
+	if (chance(40))
+		c->drops_at = w.now;
+	c->silent = chance(40);
+	c->mute = chance(60);
+	if (c->drops_at != never || c->silent || c->mute)
+		trouble();
+}
+
 static void hello(struct connection *c, const struct up *u)
 {
-	bool calm = w.now >= w.calm;
 	uint8_t code = 0;
 	if (live != NULL)
 		over(live, false);
-	if (!calm && chance(40)) {
-		over(c, chance(2));
-		return;
-	}
-	c->silent = !calm && chance(40);
-	c->mute = !calm && chance(60);
-	if (c->silent)
+	bewitch(c);
+	if (c->silent || w.now >= c->drops_at)
 		return;
 	if (u->token != 0)
 		c->expires_at = gateway_token_since(u->token) + (int64_t)w.config.token_lifetime_s * 1000;
 	if (u->token != 0 && w.now >= c->expires_at)
 		code = 4;
-	else if (!calm && chance(25))
+	else if (w.now < w.calm && chance(25))
 		code = (uint8_t)(1 + draw(5));
 	if (session.exists && !u->flag && w.now - session.alone_since > 7200 * 1000)
 		session.exists = false; /* expired */
@@ -399,7 +483,8 @@ static void hello(struct connection *c, const struct up *u)
 	trace("broker: CONNECT%s%s, code %u", u->flag ? ", clean" : "", c->present ? ", session present" : "",
 	        code);
 	if (code != 0) {
-		refused_token = u->token;
+		refused[u->token] = u->token != 0;
+		trouble();
 		over(c, false);
 		return;
 	}
@@ -408,8 +493,10 @@ static void hello(struct connection *c, const struct up *u)
 		session.subscribed = false;
 		session.n = 0;
 		session.number++;
+		memset(session.acked, 0, sizeof session.acked);
 	}
 	c->state = LIVE;
+	c->resumes_at = chance(8) ? w.now + draw(10000) : 0; /* takes its time to find what it kept */
 	live = c;
 	pump();
 }
@@ -424,13 +511,15 @@ static void subscribe(struct connection *c, const struct up *u)
 	}
 	if (early)
 		pump();
-	if (!calm && chance(60))
+	bool forgets = !calm && chance(60), refuses = !calm && chance(40);
+	if (forgets || refuses)
+		trouble();
+	if (forgets)
 		return;
-	unsigned char p[] = {
-	        0x90, 3, (unsigned char)(u->id >> 8), (unsigned char)u->id, !calm && chance(40) ? 0x80 : 1};
+	unsigned char p[] = {0x90, 3, (unsigned char)(u->id >> 8), (unsigned char)u->id, refuses ? 0x80 : 1};
 	put(c, p, sizeof p);
 	mark(c, (struct mark){.kind = MARK_ACK, .id = u->id});
-	if (p[4] == 0x80)
+	if (refuses)
 		session.subscribed = false;
 	trace("broker: SUBACK %02x", p[4]);
 	pump();
@@ -451,14 +540,36 @@ static void acknowledged(struct connection *c, const struct up *u)
 		broken("packet %u acknowledges id %u of QoS %u", u->type, u->id, h->qos);
 	if (u->type != MQTT_PUBCOMP)
 		request_accepted(h->number);
+	if (--h->copies > 0)
+		return;
 	if (u->type == MQTT_PUBREC) {
 		h->received = true;
+		h->copies = 1;
 		send_ack(c, 0x62, h->id, (struct mark){.kind = MARK_OTHER});
 		return;
 	}
+	if (h->qos == 1 && h->id < LOW_IDS)
+		session.acked[h->id] = (struct acked){h->retain ? 0 : h->number, c->number, u->sent, false};
 	session.n--;
 	memmove(h, h + 1, (session.n - i) * sizeof *h);
 	pump();
+}
+
+static void published(struct connection *c, const struct up *u)
+{
+	struct mark m = {.kind = MARK_ACK, .sent = u->proves ? u->sent : 0};
+	if (u->dup && !c->present)
+		broken("a publish with DUP in a session that is new");
+	if (u->flag) {
+		m.kind = MARK_ANSWER_ACK;
+		m.number = answer_arrived(&u->answer, u->dup, u->id, c->number, session.number);
+	} else {
+		w.state_offline = u->offline;
+		count[OFFLINES] += u->offline;
+	}
+	if (!c->mute)
+		if (!c->mute)
+			send_ack(c, 0x40, u->id, m);
 }
 
 static void arrived(struct connection *c, const struct up *u)
@@ -476,20 +587,14 @@ static void arrived(struct connection *c, const struct up *u)
 		return;
 	switch (u->type) {
 	case MQTT_SUBSCRIBE: subscribe(c, u); break;
-	case MQTT_PUBLISH:
-		if (u->flag)
-			answer_arrived(&u->answer, u->dup, u->id, c->number, session.number, !c->present);
-		else if (u->dup && !c->present)
-			broken("a state with DUP without a session");
-		if (c->mute)
-			break;
-		send_ack(c, 0x40, u->id,
-		        (struct mark){
-		                .kind = u->flag ? MARK_ANSWER_ACK : MARK_ACK, .number = u->answer.number});
-		break;
+	case MQTT_PUBLISH: published(c, u); break;
 	case MQTT_PINGREQ: put(c, (const unsigned char[]){0xd0, 0}, 2); break;
 	case MQTT_DISCONNECT:
 		trace("broker: DISCONNECT");
+		if (u->flag && c->will && !w.state_offline)
+			broken("the client has stopped with DISCONNECT, but did not publish that it is "
+			       "offline");
+		c->will = false;
 		over(c, false);
 		break;
 	default: acknowledged(c, u);
@@ -498,7 +603,7 @@ static void arrived(struct connection *c, const struct up *u)
 
 void broker_run(void)
 {
-	for (size_t i = 0; i < CONNECTIONS; i++) {
+	for (size_t i = 0; i < CONNECTIONS_MAX; i++) {
 		struct connection *c = &connection[i];
 		while (c->ups > 0 && c->up[c->first_up].at <= w.now) {
 			struct up u = c->up[c->first_up];
@@ -509,7 +614,16 @@ void broker_run(void)
 		}
 		if (c->state == LIVE && w.now >= c->expires_at) {
 			trace("broker: the token has expired");
+			c->expired = true;
+			if (c->said_disconnect) /* which is on its way */
+				trouble();
 			over(c, false);
+		}
+		if (c->state != OVER && w.now >= c->drops_at) {
+			trace("broker: drops the connection");
+			trouble();
+			count[DROPPED]++;
+			over(c, chance(2));
 		}
 		if (c->state == LIVE && w.now - c->heard_at > c->keep_alive_s * 1500) {
 			trace("broker: the client is silent");
@@ -517,17 +631,22 @@ void broker_run(void)
 		}
 	}
 	pump();
+	repeat();
 }
 
 int64_t broker_next(void)
 {
 	int64_t at = never;
-	for (size_t i = 0; i < CONNECTIONS; i++) {
+	for (size_t i = 0; i < CONNECTIONS_MAX; i++) {
 		const struct connection *c = &connection[i];
 		if (c->ups > 0 && c->up[c->first_up].at < at)
 			at = c->up[c->first_up].at;
 		if (c->state == LIVE && c->expires_at < at)
 			at = c->expires_at;
+		if (c->state == LIVE && c->resumes_at > w.now && c->resumes_at < at)
+			at = c->resumes_at;
+		if (c->state != OVER && c->drops_at < at)
+			at = c->drops_at;
 		if (c->state == LIVE && c->heard_at + c->keep_alive_s * 1500 + 1 < at)
 			at = c->heard_at + c->keep_alive_s * 1500 + 1;
 	}
@@ -538,8 +657,8 @@ int64_t broker_next(void)
 
 void broker_opened(struct wire *l)
 {
-	struct connection *c = &connection[l->number % CONNECTIONS];
-	for (size_t i = 0; i < CONNECTIONS && c->wire != NULL && c->state != OVER; i++)
+	struct connection *c = &connection[l->number % CONNECTIONS_MAX];
+	for (size_t i = 0; i < CONNECTIONS_MAX && c->wire != NULL && c->state != OVER; i++)
 		c = &connection[i];
 	if (c == live)
 		over(c, false);
@@ -547,8 +666,10 @@ void broker_opened(struct wire *l)
 	memset(c->ids, 0, sizeof c->ids);
 	c->wire = l;
 	c->number = l->number;
-	c->expires_at = never;
+	c->expires_at = c->drops_at = never;
 	c->sent_at = c->heard_at = w.now;
+	if (w.now < broker_dropping_until && chance(4))
+		c->drops_at = w.now + draw(100);
 }
 
 void broker_closed(struct wire *l)
@@ -556,8 +677,10 @@ void broker_closed(struct wire *l)
 	struct connection *c = of_wire(l);
 	if (c == NULL || c->state == OVER || l->dead)
 		return;
-	if (w.now < w.calm && chance(8)) /* a reset overtakes what was on its way */
+	if (w.now < w.calm && chance(8)) { /* a reset overtakes what was on its way */
 		c->ups = 0;
+		trouble();
+	}
 	if (c->ups == UPS)
 		broken("world: too many packets on their way");
 	c->up[(c->first_up + c->ups++) % UPS] = (struct up){.at = wire_arrival(l)};
@@ -568,11 +691,9 @@ void broker_read(struct wire *l, const struct mark *m)
 	struct connection *c = of_wire(l);
 	if (m->kind == MARK_ANSWER_ACK || m->kind == MARK_ACK)
 		c->ids[m->id / 8] &= (uint8_t) ~(1 << m->id % 8);
-}
-
-int64_t broker_sent_ms(void)
-{
-	return live != NULL ? live->sent_at : never;
+	for (size_t i = 0; i < LOW_IDS && m->sent != 0; i++)
+		if (session.acked[i].connection == c->number && session.acked[i].sent < m->sent)
+			session.acked[i].proven = true;
 }
 
 void broker_forget_session(void)
@@ -593,24 +714,30 @@ void broker_takeover(void)
 		session.exists = false;
 }
 
+void broker_mute(void)
+{
+	if (live != NULL)
+		live->mute = true;
+}
+
+bool broker_is_mute(void)
+{
+	return live != NULL && live->mute;
+}
+
 bool broker_is_rude(void)
 {
 	const struct connection *c = of_wire(&wires[LINK_BROKER]);
 	return c != NULL && c->rude;
 }
 
-bool broker_is_mute(void)
+bool broker_cut_it(void)
 {
 	const struct connection *c = of_wire(&wires[LINK_BROKER]);
-	return c != NULL && (c->mute || c->silent);
+	return c != NULL && c->expired;
 }
 
 bool broker_settled(void)
 {
 	return live != NULL && session.n == 0;
-}
-
-bool broker_last_was_offline(void)
-{
-	return last_offline;
 }

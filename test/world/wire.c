@@ -85,30 +85,60 @@ void wire_die(struct wire *l)
 
 /* --- the client's side --- */
 
+/* The broker must not be connected to over and over, nor the API too often at a time. */
+static void check_begin(const struct wire *l)
+{
+	size_t api = 0;
+	for (size_t i = 0; i < BRIDGE_LINKS; i++)
+		api += !is_broker(&wires[i]) && wires[i].number != 0;
+	if (api > API_LINKS)
+		broken("%zu connections to the API at a time", api);
+	if (!is_broker(l))
+		return;
+	count[CONNECTIONS]++;
+	bool planned = w.said_goodbye; /* a new token, or a stale session */
+	w.said_goodbye = false;
+	if (planned)
+		return;
+	int64_t *began = &w.began_at[w.begun++ % STORM];
+	if (*began != 0 && w.now - *began < 60 * 1000)
+		broken("%d connections to the broker within %lld ms", STORM, (long long)(w.now - *began));
+	*began = w.now;
+}
+
 /* Who listens, and how the connection will be. */
 static void begin(struct wire *l)
 {
 	struct link *link = l->link;
 	bool calm = w.now >= w.calm, broker = is_broker(l);
+	int64_t last_latency = l->latency;
 	memset(l, 0, offsetof(struct wire, arrival));
 	l->link = link;
 	l->first_arrival = l->arrivals = l->first_mark = l->marks = 0;
 	l->down_n = 0;
 	l->number = ++connections;
+	check_begin(l);
+	l->latency = broker ? 1 + draw(chance(10) ? 600 : 60) : chance(50) ? draw(5) : 0;
+	/* TCP and TLS; what was sent before on another connection is there by then */
+	l->connect_at = w.now + (broker ? last_latency + l->latency + draw(200) : draw(3));
+	if (!broker)
+		l->connect_at += gateway_syn_ms();
+	if (chance(broker ? 6 : 100))
+		l->piece = 1 + draw(chance(6) ? 2 : 400);
+	if (broker && !calm && chance(6))
+		l->window = 1 + draw(chance(4) ? 8 : 1500);
 	bool down = broker ? w.now < broker_down_until : gateway_health == DOWN;
+	bool slow = !calm && broker && chance(20);
 	l->refused = down && !chance(3);
-	l->connect_at = w.now + draw(broker ? 200 : 3);
 	if (down && !l->refused)
 		l->connect_at = never; /* SYNs go unanswered */
-	else if (!calm && broker && chance(20))
+	else if (slow)
 		l->connect_at += draw(70000);
-	l->latency = broker ? 1 + draw(chance(10) ? 600 : 60) : chance(50) ? draw(5) : 0;
-	if (chance(broker ? 6 : 100))
-		l->piece = 1 + draw(chance(3) ? 1 : 40);
-	if (!calm && broker && chance(6))
-		l->window = 1 + draw(chance(4) ? 8 : 1500);
+	if (down || slow || (broker && (l->piece != 0 || l->window != 0)))
+		trouble();
+	else if (w.handover_at != never)
+		w.excuse += l->connect_at - w.now + 5 * l->latency;
 	link_opening(link);
-	counts.connects += broker;
 	trace("%s: connection %u begins%s%s", broker ? "broker" : "API", l->number,
 	        l->piece ? ", in pieces" : "", l->window ? ", throttled" : "");
 }
@@ -119,7 +149,7 @@ static void closed(struct wire *l)
 		broker_closed(l);
 	else if (l->open)
 		gateway_closed(l);
-	if (is_broker(l))
+	if (is_broker(l) && l->number != 0)
 		trace("broker: connection %u closed by the client", l->number);
 	l->open = false;
 	l->number = 0;

@@ -10,12 +10,11 @@ enum {
 	REQUESTS_MAX = 1 << 17, /* of one seed */
 	DOWN_BYTES = 1 << 18,   /* on the way to the client on one connection */
 	MARKS = 1 << 12,
-	DEVICES = 6, /* the last one is dead, the one before is slow */
-	NEVER_MS = 0
+	DEVICES = 6,   /* the last one is dead, the one before is slow */
+	API_LINKS = 4, /* connections to the API at a time */
+	STORM = 20     /* connections to the broker in a minute are one */
 };
 static const int64_t never = INT64_MAX;
-
-/* --- the whole (world.c) --- */
 
 /* What a request is, which follows from its number alone. */
 enum kind {
@@ -31,13 +30,15 @@ enum kind {
 
 struct request {
 	uint32_t order;     /* counts the requests as the client reads them; 0: it has not */
+	uint8_t reached;    /* times, the API: sent there whole */
 	uint8_t executed;   /* times, by the gateway */
-	uint8_t answers;    /* that reached the broker, retransmissions left out */
 	bool accepted;      /* the client has acknowledged it, or read it with QoS 0: an answer is due */
-	bool excused;       /* the client was restarted: the answer may be missing */
+	bool answered;      /* the answer reached the broker */
+	bool excused;       /* the answer may be missing: the client was restarted, or see broker.c */
 	bool forbidden;     /* stale or retained: neither execution nor answer */
 	bool never;         /* the answer says that it was surely not executed */
 	bool retry;         /* its connection ended before a byte of the reply: a read may run again */
+	bool spoiled;       /* the API's reply was */
 	bool acknowledged;  /* the client has read the PUBACK of its answer */
 	uint16_t answer_id; /* packet id of the answer that was received last */
 	uint32_t answer_on, answer_session; /* the connection and the broker's session that brought it */
@@ -46,28 +47,71 @@ struct request {
 
 struct world {
 	uint64_t seed, random, wall_random;
-	bool talks, jumps;      /* trace; the wall clock jumps */
 	int64_t now, end, calm; /* ms; from calm on nothing is broken any more */
 	int64_t wall_offset_us; /* between monotonic and wall time */
 	struct bridge_config config;
 	struct bridge *bridge;
 	bool running;          /* the client is there */
+	bool stale;            /* what the broker held for this connection is */
 	int64_t serving_since; /* never: it does not */
 	int64_t served_until;  /* when the last service of this run of the client ended; never: none yet */
-	int64_t state_at;      /* when the last state was sent */
-	uint64_t sum;          /* of all that happened, but for clocks */
-	struct request request[REQUESTS_MAX];
+	int64_t states_since;  /* since then they have come without a gap that a fault excuses */
+	int64_t state_at;      /* when the last one was sent */
+	bool state_offline;    /* what the subscribers of the state know: the last will, or a last state */
+	int64_t trouble_at;    /* when something was last broken on purpose */
+	int64_t handover_at;   /* when the service ended for a new token; never: not for that */
+	int64_t excuse;        /* ms since then that network and API took for themselves */
+	bool expired;          /* by the broker's hand */
+	uint32_t wills;        /* last wills that the broker has published, and how many before that */
+	uint32_t handover_wills;
+	bool said_goodbye;       /* DISCONNECT was the last word to the broker */
+	int64_t began_at[STORM]; /* the latest connections to it that were not the next step of something */
+	uint32_t begun;
+	uint64_t sum; /* of all that happened, but for clocks */
+	int64_t operate_at, fault_at, jump_at, start_at, stop_at;
+	uint32_t pace_ms, fault_ms;
 	uint32_t requests, order, device_order[DEVICES];
-	uint32_t null_accepted, null_answers, null_spare,
-	        null_excused; /* without the request in the answer */
+	uint32_t null_accepted, null_answers, null_excused; /* without the request in the answer */
+	struct request request[REQUESTS_MAX];
 };
 extern struct world w;
 
-struct counts {
-	uint64_t requests, executed, answers, duplicates, connects, services, faults, steps, states, stale,
-	        renewals, restarts, busy, discards;
+/* How often something has happened, over all seeds. Each has a name in world.c. */
+enum count {
+	REQUESTS,
+	EXECUTED,
+	ANSWERS,
+	ANSWERS_AGAIN,
+	BUSY,
+	HELD_BACK, /* steps in which not even a busy answer had room */
+	REDELIVERED,
+	REPEATED, /* redelivered on the same connection */
+	TWINS,    /* like the one before, to the byte */
+	TWINS_MISTAKEN,
+	STALE,
+	STATES,
+	FALLBACKS,
+	OFFLINES,
+	WILLS,
+	FAULTS,
+	GARBAGE,
+	SPOILED,
+	CONNECTIONS,
+	DROPPED, /* at once */
+	SERVICES,
+	RENEWALS, /* nothing disturbed */
+	EXPIRIES, /* nothing disturbed */
+	DEAD,     /* noticed */
+	RESTARTS,
+	STEPS,
+	/* from here on only a client that keeps connections to the API has them */
+	KEPT,    /* calls on a connection that had one before */
+	RETRIES, /* reads that reached the API twice */
+	COUNTS
 };
-extern struct counts counts;
+extern uint64_t count[COUNTS];
+
+/* --- the whole (world.c) --- */
 
 /* A whole number below n. */
 uint32_t draw(uint32_t n);
@@ -78,39 +122,52 @@ uint32_t hashed(uint32_t number, uint32_t salt, uint32_t n);
 __attribute__((format(printf, 1, 2))) void trace(const char *format, ...);
 /* A property is broken: ends the run of this seed. */
 __attribute__((format(printf, 1, 2), noreturn)) void broken(const char *format, ...);
+/* Something is broken on purpose: for a while, less can be asked of the client. */
+void trouble(void);
 /* Makes what happened part of the sum that must be the same with another wall clock. */
 void note(uint32_t what, uint32_t number);
 
+/* --- requests and answers (requests.c) --- */
+
+/* Some requests are twins: the bytes of the one before, whose number they bear. */
+uint32_t request_original(uint32_t number);
 enum kind request_kind(uint32_t number);
 uint32_t request_device(uint32_t number);
 size_t request_put(uint32_t number, unsigned char *p, size_t cap);
 
-/* The client has read a request; the gateway executes it; its answer reached the broker. */
-void request_read(uint32_t number, uint8_t qos, bool stale);
+/* The client has read a request; it has acknowledged it; a call with this number is on its way to the API
+ * (returns whose it is: its own or the twin's); the gateway executes it. */
+void request_read(uint32_t number, uint8_t qos);
 void request_accepted(uint32_t number);
+uint32_t request_reached(uint32_t number);
 void request_executed(uint32_t number);
+/* The answer may be missing. */
+void request_excused(uint32_t number);
+
+/* When all is over: was each accepted request answered? */
+void requests_check_end(void);
 
 /* An answer as the client sent it, checked as far as that can be without knowing its fate. */
 struct answer {
-	uint32_t number; /* of the request; 0: it is not repeated */
-	bool busy, unexecuted;
+	uint32_t number; /* in it; 0: the request is not repeated */
+	bool busy;
 	uint64_t sum;
 };
 struct answer answer_read(struct slice payload);
-/* It reached the broker. session counts those of the broker, new: this connection began it. */
-void answer_arrived(
-        const struct answer *a, bool dup, uint16_t id, uint32_t connection, uint32_t session, bool new);
+/* It reached the broker. session counts those of the broker. Returns whose answer it is. */
+uint32_t answer_arrived(const struct answer *a, bool dup, uint16_t id, uint32_t connection, uint32_t session);
 
 /* --- one connection (wire.c) --- */
 
 /* Where something that the broker sent ends in the stream, to know when the client has read it. */
-enum mark_kind { MARK_CONNACK, MARK_REQUEST, MARK_ANSWER_ACK, MARK_ACK, MARK_OTHER };
+enum mark_kind { MARK_CONNACK, MARK_REQUEST, MARK_ANSWER_ACK, MARK_ACK, MARK_GARBAGE, MARK_OTHER };
 struct mark {
 	uint64_t end;
 	enum mark_kind kind;
 	uint32_t number;
 	uint16_t id;
 	uint8_t qos;
+	int64_t sent; /* MARK_ACK: when the client sent what is acknowledged, see broker_read */
 };
 
 struct wire {
@@ -126,7 +183,7 @@ struct wire {
 	int64_t dead_since, stalled_until;
 	bool ends, reset; /* the server ends it, when all was delivered */
 	int64_t end_at, last_at;
-	uint64_t put, read; /* bytes that the server sent, that the client has read */
+	uint64_t put; /* bytes that the server sent */
 	struct {
 		uint64_t end;
 		int64_t at;
@@ -152,23 +209,24 @@ int64_t wire_arrival(const struct wire *l); /* of what is sent now, either way *
 
 /* --- the broker (broker.c) --- */
 
-extern int64_t broker_down_until; /* it refuses connections */
+extern int64_t broker_down_until;     /* it refuses connections */
+extern int64_t broker_dropping_until; /* it accepts them, and soon drops them */
 void broker_init(void);
 void broker_opened(struct wire *l);
 void broker_closed(struct wire *l); /* by the client */
 void broker_bytes(struct wire *l, const unsigned char *p, size_t n);
 void broker_read(struct wire *l, const struct mark *m); /* the client has read it */
-int64_t broker_sent_ms(void); /* when the client sent its last packet; never: it is not connected */
 void broker_run(void);
 int64_t broker_next(void);
 void broker_publish(uint32_t number, uint8_t qos);
 void broker_forget_session(void);
 void broker_takeover(void);
 void broker_garbage(void);
+void broker_mute(void); /* it acknowledges nothing more on this connection */
+bool broker_is_mute(void);
 bool broker_is_rude(void); /* it has sent garbage on this connection */
-bool broker_is_mute(void); /* it does not acknowledge, or says nothing at all */
+bool broker_cut_it(void);  /* it has ended this connection because the token expired */
 bool broker_settled(void);
-bool broker_last_was_offline(void);
 
 /* --- the gateway (gateway.c) --- */
 
@@ -177,6 +235,7 @@ extern enum health gateway_health;
 extern int64_t gateway_healthy_since;
 void gateway_init(void);
 void gateway_turn(enum health health);
+int64_t gateway_syn_ms(void); /* how long its full backlog keeps a connection waiting */
 void gateway_opened(struct wire *l);
 void gateway_closed(struct wire *l);
 void gateway_bytes(struct wire *l, const unsigned char *p, size_t n);
