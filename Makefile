@@ -143,6 +143,13 @@ test-rabbitmq: rabbitmq-deps
 	@$(MAKE) --no-print-directory build/san/iamcat $(TOOLS)
 	@IAMCAT=build/san/iamcat $(PYTEST) test/e2e/rabbitmq.py
 
+# Random faults for MINUTES on the real thing, counted at both ends; SAN=1: with sanitizers; SEED=n: those faults again.
+MINUTES ?= 2
+SOAKED = $(if $(filter-out 0,$(SAN)),build/san/)iamcat
+soak: deps
+	@$(MAKE) --no-print-directory -j2 $(SOAKED) $(TOOLS)
+	@IAMCAT=$(SOAKED) MINUTES=$(MINUTES) SEED=$(SEED) $(PYTHON) test/soak.py
+
 # The embedded roots, from Debian's ca-certificates.
 ROOTS_NEEDS := cert.c dns.c buf.c
 build/test/roots: LIBS := $(ROOTS_NEEDS) -lbearssl
@@ -175,3 +182,4 @@ clean:
 -include $(wildcard build/*.d build/*/*.d)
 .PHONY: valgrind rabbitmq-deps test-rabbitmq
 .PHONY: all deps lint-deps count-deps fuzz-deps demo test world world-mutations count fuzz roots lint lint-clang lint-cppcheck lint-analyzer clean
+.PHONY: soak

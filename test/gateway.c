@@ -29,6 +29,9 @@
  *	crypto-delay-ms 0, jwt-delay-ms 0, state-delay-ms 0	wait before the answer
  *	modbus-delay-ms 0	what a device needs for a call (calls to one device take turns)
  *	slow-ms 1000, dead-ms 3200	see device
+ *	trace 0		1: prints each request that was read whole as a line on stdout at once, so
+ *			that the count outlives this process:
+ *			{"call": "modbus", "at_ms": …, "text": "device_id=…"}
  *	crypto MODE, jwt MODE, state MODE, modbus MODE	how /api/crypto, /api/jwt/create,
  *			/api/state, /api/inverter/modbus answer; "MODE:N" holds for N requests
  *	crypto-text TEXT, …, modbus-text TEXT	the text for MODE body and raw
@@ -123,11 +126,12 @@ enum number {
 	PROXY,
 	SLOW_MS,
 	STRICT_QUERY,
+	TRACE,
 	NUMBERS
 };
 static const char *const number_name[NUMBERS] = {"crypto-delay-ms", "jwt-delay-ms", "state-delay-ms",
         "modbus-delay-ms", "accept-ms", "bare-404", "dead-ms", "key-seed", "no-devices", "proxy", "slow-ms",
-        "strict-query"};
+        "strict-query", "trace"};
 static atomic_int number[NUMBERS] = {
         [ACCEPT_MS] = 250, [BARE_404] = 1, [DEAD_MS] = 3200, [SLOW_MS] = 1000, [STRICT_QUERY] = 1};
 static char serial[TEXT] = "0123ab5c7f9e4d01ee";
@@ -722,6 +726,15 @@ static const char *set(const char *name, const char *value)
 	return why;
 }
 
+/* Has the lock. */
+static void print_call(const struct call *c)
+{
+	printf("{\"call\": \"%s\", \"at_ms\": %.3f, \"text\": ", family[c->family].name, c->start_ms);
+	put_quoted(stdout, c->text);
+	puts("}");
+	fflush(stdout);
+}
+
 static struct call *log_start(enum family which, const char *text)
 {
 	struct call *c = grab(sizeof *c);
@@ -733,6 +746,8 @@ static struct call *log_start(enum family which, const char *text)
 	if (call_count == CALLS)
 		abort();
 	call[call_count++] = c;
+	if (number[TRACE])
+		print_call(c);
 	pthread_mutex_unlock(&lock);
 	return c;
 }
