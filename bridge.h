@@ -149,8 +149,10 @@ struct bridge {
 		uint16_t id;
 		uint16_t before_id; /* ACK_SENT: of the publish that was put into the outbox last */
 		uint8_t ack;        /* enum seen_ack in session.c: what became of our PUBACK */
+		bool earlier;       /* over an earlier connection, and no copy of it has come over this one */
 	} seen[BRIDGE_SEEN];        /* the QoS 1 requests that were taken last in this session */
 	size_t seen_at;
+	uint16_t arrived; /* QoS 1 publishes that came over this connection */
 	bool said_offline;
 	int64_t token_ms, next_token_ms; /* when the token in use was asked for, and the one that follows */
 	int64_t renew_ms;                /* when the next one is to be fetched, or at the latest to be used */

@@ -438,6 +438,9 @@ static void accepted(struct bridge *b, bool session_present)
 		b->received.n = 0;
 		memset(b->seen, 0, sizeof b->seen);
 	}
+	for (size_t i = 0; i < BRIDGE_SEEN; i++)
+		b->seen[i].earlier = b->seen[i].fingerprint != 0;
+	b->arrived = 0;
 	if (b->discarding) { /* MQTT-3.1.2-6: the old session is gone */
 		b->discarding = false;
 		disconnect(b, PHASE_DISCARD);
@@ -527,19 +530,29 @@ static uint64_t fingerprint(const struct mqtt_packet *k)
 }
 
 /* Is it a QoS 1 publish that was taken before in this session (MQTT-4.3.2-2 lets the broker send it again
- * until it has our PUBACK): the same packet id and payload? */
+ * until it has our PUBACK): the same packet id and payload? RabbitMQ, against MQTT-4.4.0-1, counts its packet
+ * ids from 1 on each connection; there it is the same payload, when its id is such a count. (Where ids are
+ * kept, it is one only when nothing that came before has been acknowledged, and that has its own id.) */
 static bool seen_before(struct bridge *b, const struct mqtt_packet *k)
 {
 	if (k->qos != 1 || !k->dup)
 		return false;
 	uint64_t h = fingerprint(k);
-	for (size_t i = 0; i < BRIDGE_SEEN; i++)
-		if (b->seen[i].id == k->id && b->seen[i].fingerprint == h) {
-			b->seen[i].ack = ACK_WAITS; /* it goes once more */
-			b->duplicates++;
-			return true;
-		}
-	return false;
+	size_t at = BRIDGE_SEEN;
+	for (size_t i = 0; i < BRIDGE_SEEN; i++) {
+		bool same = b->seen[i].fingerprint == h && b->seen[i].id == k->id;
+		bool counted = b->seen[i].fingerprint == h && b->seen[i].earlier && k->id == b->arrived + 1;
+		if (same || (counted && at == BRIDGE_SEEN))
+			at = i;
+		if (same)
+			break;
+	}
+	if (at == BRIDGE_SEEN)
+		return false;
+	b->seen[at].ack = ACK_WAITS; /* it goes once more */
+	b->seen[at].earlier = false;
+	b->duplicates++;
+	return true;
 }
 
 /* Remembers it, in place of an older one of the same id, or of the oldest. */
@@ -555,6 +568,7 @@ static void note_seen(struct bridge *b, const struct mqtt_packet *k)
 	b->seen[at].id = k->id;
 	b->seen[at].fingerprint = fingerprint(k);
 	b->seen[at].ack = ACK_WAITS;
+	b->seen[at].earlier = false;
 }
 
 /* The acknowledgements of all requests were handed to the connection: whatever is put into the outbox from
@@ -626,6 +640,7 @@ static bool take_publish(struct bridge *b, const struct mqtt_packet *k)
 	}
 	if (k->qos > 0)
 		mqtt_put_ack(&b->control, k->qos == 1 ? MQTT_PUBACK : MQTT_PUBREC, k->id);
+	b->arrived = (uint16_t)(b->arrived + (k->qos == 1));
 	b->packet_skip = k->skip;
 	return true;
 }

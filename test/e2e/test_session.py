@@ -332,6 +332,35 @@ def test_a_short_gap_loses_nothing(lab: Lab):
     assert [p.clean for p in it.broker.history if p.kind == CONNECT] == [False, False]
 
 
+@pytest.mark.parametrize("addresses, ids", [
+    ((3, 4, 5), (1, 2, 3)), ((4, 4), (4, 5)), ((1, 2, 3, 4, 1), (1, 2, 3, 4, 5)),
+], ids=["RabbitMQ", "ids are kept", "nothing was acknowledged"])
+def test_copies_over_another_connection(addresses: tuple[int, ...], ids: tuple[int, ...], lab: Lab):
+    """Of requests 1 to 4, with these packet ids; the last one did not come before, though it looks so.
+    RabbitMQ counts its packet ids from 1 on each connection."""
+
+    def once(c: Connection) -> None:
+        c.ready()
+        for n in range(1, 5):
+            c.publish("iamcat/modbus/request", SEVERAL[n])
+            while c.receive().kind != PUBACK:
+                pass  # a broker that acknowledges an answer has had what came before it
+        c.end()
+
+    def again(c: Connection) -> None:
+        c.expect(CONNECT)
+        c.send(connack(0, 1))
+        for address, packet_id in zip(addresses, ids):
+            c.publish("iamcat/modbus/request", SEVERAL[address], packet_id=packet_id, dup=True)
+        c.serve()
+
+    it = Scripted(lab, once, again)
+    it.broker.connection(1)
+    it.ask(1, SEVERAL[7])
+    calls = [int(r.query["address"]) for r in it.api.history if r.path == "/api/inverter/modbus"]
+    assert calls == [1, 2, 3, 4, addresses[-1], 7]
+
+
 def test_the_token_is_renewed_before_it_expires(lab: Lab):
     """It takes 18 s: tokens live for 20 s at least. The next one is fetched first, then DISCONNECT."""
     it = Scripted(lab, MQTT_JWT_LIFETIME="20", STATE_INTERVAL="1")
