@@ -8,8 +8,8 @@ WARN := -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-protot
 BASE := -std=c11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -D_TIME_BITS=64 $(WARN) -MMD -MP
 # Certificates are never checked against an earlier time than that of the sources.
 BUILD_TIME := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null))
-ALL_CFLAGS = $(BASE) -ffunction-sections -fdata-sections -fstack-protector-strong -DIAMCAT_VERSION='"$(VERSION)"' \
-	$(if $(BUILD_TIME),-DIAMCAT_BUILD_TIME=$(BUILD_TIME)) $(CFLAGS)
+VERSION_FLAGS := -DIAMCAT_VERSION='"$(VERSION)"' $(if $(BUILD_TIME),-DIAMCAT_BUILD_TIME=$(BUILD_TIME))
+ALL_CFLAGS = $(BASE) -ffunction-sections -fdata-sections -fstack-protector-strong $(VERSION_FLAGS) $(CFLAGS)
 SANITIZE := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 
 SRC := iamcat.c config.c net.c resolve.c bridge.c session.c requests.c api.c link.c tls.c cert.c mqtt.c http.c dns.c json.c \
@@ -27,6 +27,41 @@ iamcat: $(SRC:%.c=build/%.o)
 build/%.o: %.c Makefile | build
 	$(call Q,compile)$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
+# --- static binaries of musl and Debian's packages: make static ARCH=amd64 (or arm64, armhf) ---
+THIS_ARCH := $(shell dpkg --print-architecture)
+ARCH ?= $(THIS_ARCH)
+GNU = $(patsubst amd64,x86_64-linux-gnu,$(patsubst arm64,aarch64-linux-gnu,$(ARCH:armhf=arm-linux-gnueabihf)))
+MUSL = $(patsubst amd64,x86_64-linux-musl,$(patsubst arm64,aarch64-linux-musl,$(ARCH:armhf=arm-linux-musleabihf)))
+STATIC := build/static/$(ARCH)
+STATIC_PACKAGES = gcc$(if $(filter-out $(THIS_ARCH),$(ARCH)),-$(subst _,-,$(GNU))) musl-dev:$(ARCH) libbearssl-dev:$(ARCH) libjsmn-dev
+# Small before fast (-Oz still has some steps that make code longer), all files as one. No unwind tables, which nobody reads, and no RELRO, which musl does not act on in a static file.
+# The segments lie behind each other in the file. musl's FD_SET mixes signs.
+STATIC_OPT := -Oz -fno-tree-switch-conversion -fno-caller-saves -fno-thread-jumps -fno-tree-dominator-opts -fno-jump-tables \
+	-flto -flto-partition=one
+STATIC_CFLAGS = $(BASE) -ffunction-sections -fdata-sections -fstack-protector $(VERSION_FLAGS) -isystem $(STATIC)/include \
+	$(STATIC_OPT) -fno-asynchronous-unwind-tables -fno-unwind-tables -fno-ident -fno-pie -Wno-sign-conversion \
+	-ffat-lto-objects
+STATIC_LDFLAGS = -static -no-pie -s $(STATIC_OPT) -fcallgraph-info=su \
+	-Wl,--gc-sections,--build-id=none,-z,noseparate-code,-z,max-page-size=4096,-z,common-page-size=64,-z,norelro
+
+static-deps: PACKAGES = $(STATIC_PACKAGES)
+static: static-deps
+	@$(MAKE) --no-print-directory $(STATIC)/iamcat
+
+# A new commit, which is a new time of the build, compiles anew: the bytes of a commit are always the same.
+$(STATIC)/time: always | $(STATIC)/include
+	@echo $(BUILD_TIME) | cmp -s - $@ || echo $(BUILD_TIME) > $@
+always:
+# musl-gcc does not look in /usr/include: these headers are all that is wanted from there.
+$(STATIC)/include: Makefile
+	@rm -rf $@ && mkdir -p $@ && ln -s /usr/include/bearssl* /usr/include/jsmn.h $@
+$(STATIC)/libbearssl.a: Makefile | $(STATIC)/include
+	$(call Q,copy   )$(GNU)-objcopy -R .eh_frame /usr/lib/$(GNU)/libbearssl.a $@
+$(STATIC)/%.o: %.c Makefile $(STATIC)/time | $(STATIC)/include
+	$(call Q,compile)$(MUSL)-gcc $(STATIC_CFLAGS) -c -o $@ $<
+$(STATIC)/iamcat: $(SRC:%.c=$(STATIC)/%.o) $(STATIC)/musl.o $(STATIC)/libbearssl.a
+	$(call Q,link   )$(MUSL)-gcc $(STATIC_LDFLAGS) -Wl,-Map=$(STATIC)/map -o $@ $^
+
 # --- set-up: what is missing of Debian's packages ---
 BUILD_PACKAGES := gcc libc6-dev libbearssl-dev libjsmn-dev
 TEST_PACKAGES := $(BUILD_PACKAGES) libcmocka-dev libmodbus-dev mosquitto mosquitto-clients mosquitto-dev libmosquitto-dev libssl-dev openssl \
@@ -39,10 +74,11 @@ deps: PACKAGES := $(TEST_PACKAGES)
 lint-deps: PACKAGES := $(LINT_PACKAGES)
 count-deps: PACKAGES := $(COUNT_PACKAGES)
 fuzz-deps: PACKAGES := $(FUZZ_PACKAGES)
-deps lint-deps count-deps fuzz-deps firmware-deps emulator-deps:
+deps lint-deps count-deps fuzz-deps static-deps firmware-deps emulator-deps:
 	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q ' installed' || echo $$p; done); \
 	[ -z "$$missing" ] || { echo "  installing" $$missing; as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
-	export DEBIAN_FRONTEND=noninteractive; $$as_root apt-get update -qq && \
+	for a in $$(echo $$missing | tr ' ' '\n' | sed -n 's/.*://p' | sort -u); do $$as_root dpkg --add-architecture $$a; done; \
+	export DEBIAN_FRONTEND=noninteractive; $$as_root apt-get update -qq || echo "  an index could not be had"; \
 	$$as_root apt-get install -y -qq --no-install-recommends $$missing >/dev/null; }
 
 # --- what the tests run: iamcat with sanitizers, and its surroundings ---
@@ -103,6 +139,12 @@ build/bench/publish: test/bench/publish.c test/count/handshake.c $(wildcard *.[c
 build/bench:
 	@mkdir -p $@
 .PHONY: bench-deps bench fleet
+
+# What the static binaries are made of, their memory and stack; fails when one is over test/size/budget.
+ARCHS ?= $(THIS_ARCH)
+size: count-deps
+	@for a in $(ARCHS); do $(MAKE) --no-print-directory static ARCH=$$a || exit 1; done
+	@stack=$$(CC="$(CC)" test/count/run stack) && $(PYTHON) test/size/run $$stack $(ARCHS:%=build/static/%)
 
 # Every parser against random input: make fuzz SECONDS=n, TARGETS="cert pem" for some of them.
 SECONDS ?= 60
@@ -179,7 +221,8 @@ build build/san build/test build/unit:
 clean:
 	rm -rf build dist iamcat
 
--include $(wildcard build/*.d build/*/*.d)
+-include $(wildcard build/*.d build/*/*.d build/static/*/*.d)
 .PHONY: valgrind rabbitmq-deps test-rabbitmq
 .PHONY: all deps lint-deps count-deps fuzz-deps demo test world world-mutations count fuzz roots lint lint-clang lint-cppcheck lint-analyzer clean
 .PHONY: soak
+.PHONY: always static-deps static size

@@ -1,5 +1,6 @@
 #include "buf.h"
 
+#include <stdarg.h>
 #include <string.h>
 
 struct slice slice_str(const char *s)
@@ -24,6 +25,50 @@ size_t slice_find(struct slice a, const char *s)
 		if (memcmp(a.p + i, s, n) == 0)
 			return i;
 	return a.n;
+}
+
+struct slice slice_from(struct slice s, size_t n)
+{
+	return (struct slice){s.p + n, s.n - n};
+}
+
+static bool is_blank(unsigned char c)
+{
+	return c == ' ' || c == '\t' || c == '\r';
+}
+
+struct slice slice_trim(struct slice s)
+{
+	while (s.n > 0 && is_blank(s.p[s.n - 1]))
+		s.n--;
+	while (s.n > 0 && is_blank(s.p[0]))
+		s = slice_from(s, 1);
+	return s;
+}
+
+struct slice slice_cut(struct slice *s, unsigned char c)
+{
+	struct slice head = *s, whole = *s;
+	const unsigned char *at = s->n > 0 ? memchr(s->p, c, s->n) : NULL;
+	*s = (struct slice){NULL, 0};
+	if (at != NULL) {
+		head.n = (size_t)(at - head.p);
+		*s = slice_from(whole, head.n + 1);
+	}
+	return head;
+}
+
+static unsigned char lower(unsigned char c)
+{
+	return c >= 'A' && c <= 'Z' ? (unsigned char)(c | 0x20) : c;
+}
+
+bool slice_like(struct slice a, struct slice b)
+{
+	size_t n = a.n;
+	while (n > 0 && n <= b.n && lower(a.p[n - 1]) == lower(b.p[n - 1]))
+		n--;
+	return a.n == b.n && n == 0;
 }
 
 int64_t slice_u64(struct slice a, int64_t max)
@@ -158,6 +203,15 @@ void buf_put_time(struct buf *b, int64_t us)
 	buf_put_byte(b, '.');
 	put_digits(b, in_day % 1000000, 6);
 	buf_put_byte(b, 'Z');
+}
+
+void buf_put_list(struct buf *b, ...)
+{
+	va_list strings;
+	va_start(strings, b);
+	for (const char *s; (s = va_arg(strings, const char *)) != NULL;)
+		buf_put_str(b, s);
+	va_end(strings);
 }
 
 struct slice buf_slice(const struct buf *b)

@@ -25,6 +25,19 @@ bool slice_is(struct slice a, const char *s);
 /* Where the C string s first begins in a; a.n when nowhere. */
 size_t slice_find(struct slice a, const char *s);
 
+/* What is behind the first n bytes of s, which it has. */
+struct slice slice_from(struct slice s, size_t n);
+
+/* Without blanks, tabs and CRs at both ends. */
+struct slice slice_trim(struct slice s);
+
+/* Takes off what stands before the first byte c and returns it; s is then what is behind that byte, and .p
+ * NULL when there was none. */
+struct slice slice_cut(struct slice *s, unsigned char c);
+
+/* The same bytes but for upper and lower case (ASCII)? */
+bool slice_like(struct slice a, struct slice b);
+
 /* The number that the slice spells in decimal digits (no sign, no space), or -1 when it is empty, has
  * another byte in it, or is above max. max is at most 10^17. */
 int64_t slice_u64(struct slice a, int64_t max);
@@ -56,6 +69,10 @@ void buf_put_escaped(struct buf *b, struct slice s, size_t max);
 /* UTC, RFC 3339 with six decimals, "2024-08-03T15:05:30.123456Z". us: microseconds since 1970, any value
  * from the year 0 to 9999; others are clamped. */
 void buf_put_time(struct buf *b, int64_t us);
+
+/* Writes strings, one behind the other. */
+#define buf_put_strs(b, ...) buf_put_list(b, __VA_ARGS__, (const char *)NULL)
+void buf_put_list(struct buf *b, ...) __attribute__((sentinel));
 
 /* What was written so far; valid until the memory is written again. */
 struct slice buf_slice(const struct buf *b);

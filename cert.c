@@ -277,26 +277,6 @@ static bool read_key(struct cert *c, struct slice in)
 
 /* --- names (RFC 9525 §6) --- */
 
-static unsigned char lower(unsigned char c)
-{
-	return c >= 'A' && c <= 'Z' ? (unsigned char)(c + 32) : c;
-}
-
-static bool same_text(struct slice a, struct slice b)
-{
-	if (a.n != b.n)
-		return false;
-	for (size_t i = 0; i < a.n; i++)
-		if (lower(a.p[i]) != lower(b.p[i]))
-			return false;
-	return true;
-}
-
-static struct slice behind(struct slice s, size_t n)
-{
-	return (struct slice){s.p + n, s.n - n};
-}
-
 /* RFC 9525 §6.3: equal, or "*" as the whole left-most label stands for exactly one label. */
 static bool name_matches(struct slice pattern, struct slice host)
 {
@@ -306,9 +286,9 @@ static bool name_matches(struct slice pattern, struct slice host)
 			label++;
 		/* "*.com" would stand for too much: two labels at least behind the wildcard. */
 		return label > 0 && memchr(pattern.p + 2, '.', pattern.n - 2) != NULL &&
-		       same_text(behind(pattern, 1), behind(host, label));
+		       slice_like(slice_from(pattern, 1), slice_from(host, label));
 	}
-	return pattern.n > 0 && same_text(pattern, host);
+	return pattern.n > 0 && slice_like(pattern, host);
 }
 
 bool cert_matches(struct slice alt_names, const char *host)
@@ -333,8 +313,8 @@ static bool is_dns_subtree(struct slice base)
 {
 	unsigned char last = 0;
 	for (size_t i = 0; i < base.n; i++) {
-		unsigned char c = lower(base.p[i]);
-		bool of_label = (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
+		unsigned char c = base.p[i], low = c | 0x20;
+		bool of_label = (low >= 'a' && low <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
 		if (!of_label && (c != '.' || last == '.'))
 			return false;
 		last = c;
@@ -348,11 +328,11 @@ static bool is_dns_subtree(struct slice base)
 static bool in_dns_subtree(struct slice name, struct slice base, bool excluding)
 {
 	bool dotted = base.n > 0 && base.p[0] == '.';
-	base = behind(base, dotted);
+	base = slice_from(base, dotted);
 	if (name.n > base.n && (base.n == 0 || name.p[name.n - base.n - 1] == '.') &&
-	        same_text(behind(name, name.n - base.n), base))
+	        slice_like(slice_from(name, name.n - base.n), base))
 		return true;
-	return !dotted && (same_text(name, base) || (excluding && name_matches(name, base)));
+	return !dotted && (slice_like(name, base) || (excluding && name_matches(name, base)));
 }
 
 static bool in_ip_subtree(struct slice ip, struct slice base)

@@ -136,15 +136,6 @@ static bool read_file(const char *path, int flags, struct slice *s, int *error, 
 	return false;
 }
 
-/* Writes strings, one behind the other. */
-#define SAY(b, ...) say(b, (const char *const[]){__VA_ARGS__, NULL})
-
-static void say(struct buf *b, const char *const *part)
-{
-	for (; *part; part++)
-		buf_put_str(b, *part);
-}
-
 static bool refuse(struct buf *why, const char *sentence)
 {
 	buf_put_str(why, sentence);
@@ -153,7 +144,7 @@ static bool refuse(struct buf *why, const char *sentence)
 
 static bool has(struct slice s, const char *part)
 {
-	return memmem(s.p, s.n, part, strlen(part)) != NULL;
+	return slice_find(s, part) < s.n;
 }
 
 /* Letters, digits and _: names of variables have these, and names of hosts, besides - and the dot. */
@@ -162,20 +153,10 @@ static bool is_word(unsigned char c)
 	return c == '_' || (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z');
 }
 
-/* Without blanks at both ends; the CR of a line that ends with CRLF is one. */
-static struct slice trim(struct slice s)
-{
-	while (s.n > 0 && memchr(" \t\r", s.p[0], 3))
-		s = (struct slice){s.p + 1, s.n - 1};
-	while (s.n > 0 && memchr(" \t\r", s.p[s.n - 1], 3))
-		s.n--;
-	return s;
-}
-
 /* "MQTT_KEEPALIVE (mqtt.env line 3)" */
 static void put_source(struct buf *b, const struct reader *r, const char *name, size_t line)
 {
-	SAY(b, name, " (", line > 0 ? r->file : "environment");
+	buf_put_strs(b, name, " (", line > 0 ? r->file : "environment");
 	if (line > 0) {
 		buf_put_str(b, " line ");
 		buf_put_u64(b, line);
@@ -218,9 +199,9 @@ static void put_accepted(struct buf *b, const struct variable *v)
 {
 	const char *const *word = words_of(v);
 	if (word != NULL) {
-		SAY(b, word[0], ", ");
+		buf_put_strs(b, word[0], ", ");
 		for (word++; word[1]; word++)
-			SAY(b, *word, word[2] ? ", " : " or ");
+			buf_put_strs(b, *word, word[2] ? ", " : " or ");
 		buf_put_str(b, *word);
 	} else {
 		buf_put_u64(b, v->min);
@@ -281,12 +262,13 @@ static bool take_host(const struct variable *v, char *to, struct slice s, struct
 		return true;
 	}
 	if (has(s, "/"))
-		SAY(why, "expected only the host name or IP address, without mqtts:// or the like and ",
+		buf_put_strs(why,
+		        "expected only the host name or IP address, without mqtts:// or the like and ",
 		        "without a path; the port goes into ", port);
 	else if (colon && (s.p[0] == '[' || !memchr(colon + 1, ':', (size_t)(s.p + s.n - colon) - 1)))
-		SAY(why, "expected only the host name or IP address; the port goes into ", port);
+		buf_put_strs(why, "expected only the host name or IP address; the port goes into ", port);
 	else
-		SAY(why, "expected a host name or an IP address");
+		buf_put_strs(why, "expected a host name or an IP address");
 	return false;
 }
 
@@ -313,18 +295,12 @@ static bool check_prefix(struct slice s, struct buf *why)
 static bool take_ranges(struct bridge_config *b, struct slice s, struct buf *why)
 {
 	b->writes_limited = !slice_is(s, "all");
-	bool more = b->writes_limited && !slice_is(s, "none");
-	while (more) {
-		const unsigned char *comma = memchr(s.p, ',', s.n);
-		struct slice first = {s.p, comma ? (size_t)(comma - s.p) : s.n}, last = first;
-		more = comma != NULL;
-		s = more ? (struct slice){comma + 1, s.n - first.n - 1} : s;
-		const unsigned char *dash = memchr(first.p, '-', first.n);
-		if (dash) {
-			last = (struct slice){dash + 1, (size_t)(first.p + first.n - dash) - 1};
-			first.n = (size_t)(dash - first.p);
-		}
-		int64_t from = slice_u64(trim(first), 65535), to = slice_u64(trim(last), 65535);
+	if (!b->writes_limited || slice_is(s, "none"))
+		return true;
+	while (s.p != NULL) {
+		struct slice last = slice_cut(&s, ','), first = slice_cut(&last, '-');
+		int64_t from = slice_u64(slice_trim(first), 65535);
+		int64_t to = last.p != NULL ? slice_u64(slice_trim(last), 65535) : from;
 		if (from < 0 || to < 0)
 			return refuse(why, "expected all, none, or a list of registers such as 100,200-299 "
 			                   "(0 to 65535)");
@@ -464,7 +440,7 @@ static void take_login(struct reader *r)
 	bool user = given(r, USERNAME), two = both(r, PASSWORD);
 	int error;
 	if (user != given(r, password) && !r->unread) {
-		SAY(&why, user ? "MQTT_PASSWORD (or MQTT_PASSWORD_FILE)" : "MQTT_USERNAME",
+		buf_put_strs(&why, user ? "MQTT_PASSWORD (or MQTT_PASSWORD_FILE)" : "MQTT_USERNAME",
 		        " is not set; expected both, or neither for serial number and JWT");
 		mistake(r, user ? USERNAME : password, &why);
 	}
@@ -533,7 +509,7 @@ static void store(struct reader *r, struct slice name, struct slice value, size_
 			nearest = v;
 	buf_put_escaped(&shown, name, 64);
 	put_source(r->warnings, r, buf_cstr(&shown), line);
-	SAY(r->warnings, " is no variable of iamcat and has no effect; the nearest one is ",
+	buf_put_strs(r->warnings, " is no variable of iamcat and has no effect; the nearest one is ",
 	        variables[nearest].name, "\n");
 }
 
@@ -574,7 +550,7 @@ static const char *read_plain(struct slice s, struct slice *value)
 	for (size_t i = 1; i < s.n; i++)
 		if (s.p[i] == '#' && memchr(" \t", s.p[i - 1], 2))
 			s.n = i;
-	*value = trim((struct slice){s.p + 1, s.n - 1});
+	*value = slice_trim(slice_from(s, 1));
 	return has(*value, "-----BEGIN") && !has(*value, "-----END") ? unquoted : NULL;
 }
 
@@ -583,21 +559,20 @@ static const char *read_plain(struct slice s, struct slice *value)
 static void read_line(struct reader *r)
 {
 	size_t line = r->line++;
-	const unsigned char *newline = memchr(r->p + r->at, '\n', r->n - r->at);
-	struct slice whole = {r->p + r->at, (newline ? (size_t)(newline - r->p) : r->n) - r->at}, value;
-	r->at += whole.n + (newline ? 1 : 0);
-	whole = trim(whole);
+	struct slice rest = {r->p + r->at, r->n - r->at}, whole = slice_cut(&rest, '\n'), value;
+	r->at = r->n - rest.n;
+	whole = slice_trim(whole);
 	if (whole.n == 0 || whole.p[0] == '#' || (r->pem && !has(whole, "_"))) /* no _ in base64 */
 		return;
 	bool export = whole.n > 6 && memcmp(whole.p, "export", 6) == 0 && memchr(" \t", whole.p[6], 2);
-	struct slice rest = export ? trim((struct slice){whole.p + 6, whole.n - 6}) : whole;
+	rest = export ? slice_trim(slice_from(whole, 6)) : whole;
 	struct slice name = {rest.p, 0};
 	while (name.n < rest.n && is_word(rest.p[name.n]))
 		name.n++;
-	rest = trim((struct slice){rest.p + name.n, rest.n - name.n});
+	rest = slice_trim(slice_from(rest, name.n));
 	const char *why = has(whole, "-----BEGIN") ? unquoted : "expected NAME=value, or # before a comment";
 	if (name.n > 0 && rest.n > 0 && rest.p[0] == '=') {
-		struct slice after = trim((struct slice){rest.p + 1, rest.n - 1});
+		struct slice after = slice_trim(slice_from(rest, 1));
 		bool quoted = after.n > 0 && (after.p[0] == '"' || after.p[0] == '\'');
 		why = quoted ? read_quoted(r, (size_t)(after.p - r->p), &value) : read_plain(rest, &value);
 	}
@@ -611,7 +586,7 @@ static void read_line(struct reader *r)
 	if (v < VARIABLES)
 		r->found[v] = (struct found){{NULL, 0}, line, true};
 	put_source(r->errors, r, v < VARIABLES ? variables[v].name : "A line", line);
-	SAY(r->errors, ": ", why, "\n");
+	buf_put_strs(r->errors, ": ", why, "\n");
 }
 
 static void read_lines(struct reader *r)
@@ -626,7 +601,8 @@ static void read_lines(struct reader *r)
 static void read_environment(struct reader *r, char *const *envp)
 {
 	for (; *envp; envp++) {
-		struct slice name = {(const unsigned char *)*envp, strcspn(*envp, "=")};
+		struct slice name = slice_str(*envp);
+		name.n = slice_find(name, "=");
 		const char *value = *envp + name.n + ((*envp)[name.n] == '=');
 		size_t v = find(name);
 		/* of two entries with one name the first counts, as with getenv */
@@ -653,13 +629,13 @@ bool config_read(struct config *c, struct tls_anchors *a, const char *file, char
 	r.unread = !ok && (file || error != ENOENT);
 	if (r.unread) {
 		r.mistakes++;
-		SAY(errors, r.file, " ", buf_cstr(&why), "; expected NAME=value lines in UTF-8\n");
+		buf_put_strs(errors, r.file, " ", buf_cstr(&why), "; expected NAME=value lines in UTF-8\n");
 	}
 	read_lines(&r);
 	read_environment(&r, envp);
 	if (!given(&r, BROKER_HOST) && !r.unread) {
 		r.mistakes++;
-		SAY(errors, "MQTT_BROKER_HOST is not set in the environment or ", r.file,
+		buf_put_strs(errors, "MQTT_BROKER_HOST is not set in the environment or ", r.file,
 		        ": expected the broker's name or IP address\n");
 	}
 	for (size_t v = 0; v < VARIABLES; v++)
@@ -674,13 +650,13 @@ void config_describe(struct buf *b)
 {
 	static const char blanks[] = "                       ";
 	for (const struct variable *v = variables; v < variables + VARIABLES; v++) {
-		SAY(b, "  ", v->name, &blanks[strlen(v->name)], v->help);
+		buf_put_strs(b, "  ", v->name, &blanks[strlen(v->name)], v->help);
 		if (v->kind == NUMBER || words_of(v) != NULL) {
 			buf_put_str(b, v->kind == NUMBER ? ", " : ": ");
 			put_accepted(b, v);
 		}
 		if (v->fallback)
-			SAY(b, " (default ", v->fallback, ")");
+			buf_put_strs(b, " (default ", v->fallback, ")");
 		buf_put_byte(b, '\n');
 	}
 	buf_put_str(b, "A variable whose value is empty counts as not set.\n");

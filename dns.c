@@ -17,18 +17,6 @@ enum {
 
 static const char hex[16] = {'0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'};
 
-static unsigned char lower(unsigned char c)
-{
-	return c >= 'A' && c <= 'Z' ? (unsigned char)(c | 0x20) : c;
-}
-
-static bool same(const unsigned char *a, const unsigned char *b, size_t n)
-{
-	while (n > 0 && lower(a[n - 1]) == lower(b[n - 1]))
-		n--;
-	return n == 0;
-}
-
 /* A name without its final dot. */
 static struct slice bare(const char *name)
 {
@@ -38,34 +26,14 @@ static struct slice bare(const char *name)
 	return s;
 }
 
-static struct slice cut_line(struct slice *text)
-{
-	size_t n = 0;
-	while (n < text->n && text->p[n] != '\n')
-		n++;
-	struct slice line = {text->p, n};
-	n += n < text->n;
-	text->p += n;
-	text->n -= n;
-	return line;
-}
-
-static bool is_space(unsigned char c)
-{
-	return c == ' ' || c == '\t' || c == '\r';
-}
-
 /* The next word of a line; empty at its end. */
 static struct slice cut_word(struct slice *line)
 {
-	size_t at = 0, end;
-	while (at < line->n && is_space(line->p[at]))
-		at++;
-	for (end = at; end < line->n && !is_space(line->p[end]);)
-		end++;
-	struct slice word = {line->p + at, end - at};
-	line->p += end;
-	line->n -= end;
+	struct slice word = {(*line = slice_trim(*line)).p, 0};
+	while (word.n < line->n && line->p[word.n] != ' ' && line->p[word.n] != '\t' &&
+	        line->p[word.n] != '\r')
+		word.n++;
+	*line = slice_from(*line, word.n);
 	return word;
 }
 
@@ -97,7 +65,8 @@ static bool read_ip6(struct slice t, uint8_t *ip)
 	while (at < t.n) {
 		size_t from = at, v = 0;
 		for (const char *x; at < t.n && at - from < 4; at++) {
-			if ((x = memchr(hex, lower(t.p[at]), sizeof hex)) == NULL)
+			unsigned char c = t.p[at];
+			if ((x = memchr(hex, c > '9' ? c | 0x20 : c, sizeof hex)) == NULL)
 				break;
 			v = v << 4 | (size_t)(x - hex);
 		}
@@ -225,8 +194,7 @@ void dns_put_address(struct buf *b, const struct dns_address *a)
 
 static bool is_host_char(unsigned char c)
 {
-	c = lower(c);
-	return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
+	return ((c | 0x20) >= 'a' && (c | 0x20) <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
 }
 
 /* Appends the labels of a dotted name, leaving room for the root. false: they are not valid. */
@@ -281,7 +249,7 @@ void dns_read_conf(struct dns_conf *c, struct slice text)
 	c->timeout_s = 5;
 	c->attempts = 2;
 	while (text.n > 0) {
-		struct slice line = cut_line(&text), word = cut_word(&line);
+		struct slice line = slice_cut(&text, '\n'), word = cut_word(&line);
 		if (slice_is(word, "nameserver")) {
 			if (c->servers < DNS_SERVERS &&
 			        dns_read_address(cut_word(&line), &c->server[c->servers]))
@@ -306,26 +274,23 @@ void dns_read_hosts(struct slice text, const char *name, struct dns_address *lis
 {
 	struct slice host = bare(name);
 	while (text.n > 0 && *n < DNS_ADDRESSES) {
-		struct slice line = cut_line(&text), word;
-		const unsigned char *comment = line.n > 0 ? memchr(line.p, '#', line.n) : NULL;
-		if (comment != NULL)
-			line.n = (size_t)(comment - line.p);
+		struct slice line = slice_cut(&text, '\n'), word;
+		line = slice_cut(&line, '#');
 		if (!dns_read_address(cut_word(&line), &list[*n]))
 			continue;
 		do {
 			word = cut_word(&line);
-		} while (word.n > 0 && !(word.n == host.n && same(word.p, host.p, host.n)));
+		} while (word.n > 0 && !slice_like(word, host));
 		*n += word.n > 0;
 	}
 }
 
 bool dns_is_localhost(const char *name, struct dns_address list[2])
 {
-	static const char local[9] = "localhost";
+	enum { LOCAL = sizeof "localhost" - 1 };
 	struct slice s = bare(name);
-	if (s.n < sizeof local || !same(s.p + s.n - sizeof local, (const unsigned char *)local, sizeof local))
-		return false;
-	if (s.n > sizeof local && s.p[s.n - sizeof local - 1] != '.')
+	if (s.n < LOCAL || !slice_like(slice_from(s, s.n - LOCAL), slice_str("localhost")) ||
+	        (s.n > LOCAL && s.p[s.n - LOCAL - 1] != '.'))
 		return false;
 	list[0] = (struct dns_address){4, {127, 0, 0, 1}, 0};
 	list[1] = (struct dns_address){16, {[15] = 1}, 0};
@@ -372,7 +337,8 @@ static size_t read_name(struct slice m, size_t at, struct dns_name *w)
 
 static bool same_name(const struct dns_name *a, const struct dns_name *b)
 {
-	return a->n == b->n && same(a->wire, b->wire, a->n); /* a length is no letter */
+	/* a length is no letter */
+	return slice_like((struct slice){a->wire, a->n}, (struct slice){b->wire, b->n});
 }
 
 struct record {

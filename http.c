@@ -122,26 +122,9 @@ static bool token_valid(struct slice s)
 	return s.n > 0;
 }
 
-/* Is s the word (in lower case), upper and lower case being the same? */
 static bool word_is(struct slice s, const char *word)
 {
-	if (s.n != strlen(word))
-		return false;
-	for (size_t i = 0; i < s.n; i++) {
-		unsigned char c = s.p[i];
-		if ((c >= 'A' && c <= 'Z' ? c + 'a' - 'A' : c) != (unsigned char)word[i])
-			return false;
-	}
-	return true;
-}
-
-static struct slice trim(struct slice s)
-{
-	while (s.n > 0 && (s.p[0] == ' ' || s.p[0] == '\t'))
-		s.p++, s.n--;
-	while (s.n > 0 && (s.p[s.n - 1] == ' ' || s.p[s.n - 1] == '\t'))
-		s.n--;
-	return s;
+	return slice_like(s, slice_str(word));
 }
 
 /* Status line (RFC 9112 §4). Returns NULL or what is wrong with it. */
@@ -174,14 +157,10 @@ static const char *length_read(struct head *h, struct slice value)
 /* RFC 9110 §7.6.1 */
 static void connection_read(struct head *h, struct slice list)
 {
-	while (list.n > 0) {
-		const unsigned char *comma = memchr(list.p, ',', list.n);
-		size_t n = comma ? (size_t)(comma - list.p) : list.n;
-		struct slice option = trim((struct slice){list.p, n});
+	while (list.p != NULL) {
+		struct slice option = slice_trim(slice_cut(&list, ','));
 		h->close = h->close || word_is(option, "close");
 		h->keep_alive = h->keep_alive || word_is(option, "keep-alive");
-		n += comma != NULL;
-		list = (struct slice){list.p + n, list.n - n};
 	}
 }
 
@@ -196,7 +175,7 @@ static const char *field_read(struct head *h, struct slice line)
 	struct slice name = {line.p, name_n}, value = {line.p + name_n, line.n - name_n};
 	if (!token_valid(name) || !text_valid(value)) /* a space before the colon too: §5.1 */
 		return "the reply has a malformed header line";
-	value = trim((struct slice){value.p + 1, value.n - 1});
+	value = slice_trim((struct slice){value.p + 1, value.n - 1});
 	if (!h)
 		return NULL;
 	if (word_is(name, "content-length"))
@@ -288,7 +267,7 @@ static bool size_read(struct slice line, size_t *size)
 		v = v > HTTP_BODY_BYTES ? v : v * 16 + (size_t)(is_digit(c) ? c - '0' : low - 'a' + 10);
 	}
 	*size = v;
-	struct slice rest = {line.p + i, line.n - i}, extension = trim(rest);
+	struct slice rest = {line.p + i, line.n - i}, extension = slice_trim(rest);
 	return i > 0 && (rest.n == 0 || (extension.n > 0 && extension.p[0] == ';')) && text_valid(rest);
 }
 

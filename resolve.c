@@ -188,19 +188,20 @@ static int receive_udp(struct resolve *r, size_t i, int64_t now_ms)
 static int receive_tcp(struct resolve *r, size_t i, int64_t now_ms)
 {
 	struct resolve_server *s = &r->server[i];
-	ssize_t n = recv(s->tcp, s->in + s->in_n, sizeof s->in - s->in_n, 0);
+	unsigned char *in = r->in[i];
+	ssize_t n = recv(s->tcp, in + s->in_n, sizeof r->in[i] - s->in_n, 0);
 	if (n <= 0)
 		return n < 0 && (errno == EAGAIN || errno == ENOTCONN) ? 0 : -1;
 	s->in_n += (size_t)n;
 	while (s->in_n >= 2) {
-		size_t size = (size_t)(s->in[0] << 8 | s->in[1]);
-		if (size > sizeof s->in - 2)
+		size_t size = (size_t)(in[0] << 8 | in[1]);
+		if (size > sizeof r->in[i] - 2)
 			return -1;
 		if (s->in_n - 2 < size)
 			break;
-		dns_answer(&r->dns, i, true, s->in + 2, size, now_ms);
+		dns_answer(&r->dns, i, true, in + 2, size, now_ms);
 		s->in_n -= 2 + size;
-		memmove(s->in, s->in + 2 + size, s->in_n);
+		memmove(in, in + 2 + size, s->in_n);
 	}
 	return 1;
 }

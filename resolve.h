@@ -23,12 +23,13 @@ struct resolve {
 	size_t addresses;
 	const char *why; /* when RESOLVE_FAILED: a static sentence */
 	/* its own */
-	struct dns dns;
 	struct resolve_server {
 		int udp, tcp; /* -1: closed */
-		size_t in_n;
-		unsigned char in[2 + DNS_TCP_BYTES]; /* from tcp, with the two bytes of length */
+		size_t in_n;  /* bytes in in */
 	} server[DNS_SERVERS];
+	struct dns dns;
+	unsigned char in[DNS_SERVERS][2 + DNS_TCP_BYTES]; /* from tcp, with the two bytes of length; last,
+	                                                   * since mostly it is never touched */
 };
 
 /* No addresses known; name is looked up from resolve_begin on. */

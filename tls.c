@@ -14,102 +14,125 @@ void tls_wipe(void *p, size_t n)
 
 /* Words */
 
-static const char not_tls[] = "the broker speaks no TLS 1.2, or no TLS at all on this port: check "
-                              "MQTT_BROKER_PORT (8883 is usual) and the broker's TLS settings";
-static const char nothing_shared[] =
-        "the broker offers nothing that is safe enough: it must take TLS 1.2 with ECDHE and AES-GCM or "
-        "ChaCha20-Poly1305, and must not ask for a client certificate";
-static const char too_large[] =
-        "a certificate or key of the broker's is too large: use RSA keys of at most 4096 bits";
-static const char client_cert[] =
-        "the broker asks for a client certificate, which iamcat has none of: turn that off in the broker";
-static const char ours[] = "a mistake in iamcat itself: please report it";
-
-static const char broken_rules[] = "the broker breaks the rules of TLS: update its TLS software, or look for "
-                                   "a device that meddles with TLS";
-static const char alert[] = "the broker has ended the connection with a TLS alert: its log says why";
-static const char unknown[] = "an unknown TLS error";
+enum text {
+	NO_ERROR,
+	OURS,
+	NOT_TLS,
+	NOTHING_SHARED,
+	BROKEN_RULES,
+	TOO_LARGE,
+	CHANGED_DATA,
+	CHANGED_HANDSHAKE,
+	NOT_OFFERED,
+	WRONG_KEY,
+	CLIENT_CERT,
+	ALERT,
+	REFUSES_TLS12,
+	INTERNAL,
+	UNKNOWN_NAME,
+	ENDED,
+	UNKNOWN
+};
+static const char *const texts[] = {
+        [NO_ERROR] = "no error",
+        [OURS] = "a mistake in iamcat itself: please report it",
+        [NOT_TLS] = "the broker speaks no TLS 1.2, or no TLS at all on this port: check MQTT_BROKER_PORT "
+                    "(8883 is "
+                    "usual) and the broker's TLS settings",
+        [NOTHING_SHARED] =
+                "the broker offers nothing that is safe enough: it must take TLS 1.2 with ECDHE and "
+                "AES-GCM or ChaCha20-Poly1305, and must not ask for a client certificate",
+        [BROKEN_RULES] =
+                "the broker breaks the rules of TLS: update its TLS software, or look for a device that "
+                "meddles with TLS",
+        [TOO_LARGE] = "a certificate or key of the broker's is too large: use RSA keys of at most 4096 bits",
+        [CHANGED_DATA] = "the data was changed on its way: look for a faulty network or a device that "
+                         "meddles with TLS",
+        [CHANGED_HANDSHAKE] = "the handshake was changed on its way: look for a device that meddles with TLS",
+        [NOT_OFFERED] =
+                "the broker uses a curve or hash that was not offered: it must take X25519, P-256 or P-384, "
+                "and SHA-256 or better",
+        [WRONG_KEY] =
+                "the broker does not hold the key of its certificate: check that its key file belongs to its "
+                "certificate",
+        [CLIENT_CERT] =
+                "the broker asks for a client certificate, which iamcat has none of: turn that off in the "
+                "broker",
+        [ALERT] = "the broker has ended the connection with a TLS alert: its log says why",
+        [REFUSES_TLS12] = "the broker refuses TLS 1.2: turn it on in its TLS settings",
+        [INTERNAL] = "the broker has an error of its own: its log says more",
+        [UNKNOWN_NAME] = "the broker does not know the name that it was called by: check MQTT_BROKER_HOST",
+        [ENDED] = "iamcat has ended the connection, since the broker breaks the rules of TLS",
+        [UNKNOWN] = "an unknown TLS error",
+};
 
 /* Each row holds for its code and those up to the next row's. Alerts that came in are BR_ERR_RECV_FATAL_ALERT
  * plus the number in RFC 5246 §7.2, RFC 6066 §9 or RFC 8446 §6; ours are BR_ERR_SEND_FATAL_ALERT plus it. */
 enum { IN = BR_ERR_RECV_FATAL_ALERT, OUT = BR_ERR_SEND_FATAL_ALERT };
 static const struct {
-	int from;
-	const char *text;
+	uint16_t from;
+	uint8_t text;
 } errors[] = {
-        {BR_ERR_OK, "no error"},
-        {BR_ERR_BAD_PARAM, broken_rules},
-        {BR_ERR_BAD_STATE, ours},
-        {BR_ERR_UNSUPPORTED_VERSION, not_tls},
-        {BR_ERR_BAD_LENGTH, broken_rules},
-        {BR_ERR_BAD_MAC, "the data was changed on its way: look for a faulty network or a device that "
-                         "meddles with TLS"},
-        {BR_ERR_NO_RANDOM, ours},
-        {BR_ERR_UNKNOWN_TYPE, not_tls},
-        {BR_ERR_UNEXPECTED, broken_rules},
-        {BR_ERR_BAD_CIPHER_SUITE, nothing_shared},
-        {BR_ERR_BAD_COMPRESSION, broken_rules},
-        {BR_ERR_LIMIT_EXCEEDED, too_large},
-        {BR_ERR_BAD_FINISHED,
-                "the handshake was changed on its way: look for a device that meddles with TLS"},
-        {BR_ERR_RESUME_MISMATCH, broken_rules},
-        {BR_ERR_INVALID_ALGORITHM, "the broker uses a curve or hash that was not offered: it must take "
-                                   "X25519, P-256 or P-384, and SHA-256 or better"},
-        {BR_ERR_BAD_SIGNATURE, "the broker does not hold the key of its certificate: check that its key file "
-                               "belongs to its certificate"},
-        {BR_ERR_WRONG_KEY_USAGE, nothing_shared},
-        {BR_ERR_NO_CLIENT_AUTH, client_cert},
-        {BR_ERR_IO, ours},
-        {BR_ERR_IO + 1, unknown},
-        {IN, alert},
-        {IN + 40, nothing_shared}, /* handshake_failure */
-        {IN + 41, client_cert},    /* no_certificate to certificate_unknown */
-        {IN + 47, alert},
-        {IN + 48, client_cert}, /* unknown_ca, access_denied */
-        {IN + 50, alert},
-        {IN + 70, "the broker refuses TLS 1.2: turn it on in its TLS settings"},
-        {IN + 71, nothing_shared}, /* insufficient_security */
-        {IN + 72, alert},
-        {IN + 80, "the broker has an error of its own: its log says more"},
-        {IN + 81, alert},
-        {IN + 112, "the broker does not know the name that it was called by: check MQTT_BROKER_HOST"},
-        {IN + 113, alert},
-        {IN + 116, client_cert}, /* certificate_required */
-        {IN + 117, alert},
-        {OUT, "iamcat has ended the connection, since the broker breaks the rules of TLS"},
-        {OUT + 256, unknown},
+        {BR_ERR_OK, NO_ERROR},
+        {BR_ERR_BAD_PARAM, BROKEN_RULES},
+        {BR_ERR_BAD_STATE, OURS},
+        {BR_ERR_UNSUPPORTED_VERSION, NOT_TLS},
+        {BR_ERR_BAD_LENGTH, BROKEN_RULES},
+        {BR_ERR_BAD_MAC, CHANGED_DATA},
+        {BR_ERR_NO_RANDOM, OURS},
+        {BR_ERR_UNKNOWN_TYPE, NOT_TLS},
+        {BR_ERR_UNEXPECTED, BROKEN_RULES},
+        {BR_ERR_BAD_CIPHER_SUITE, NOTHING_SHARED},
+        {BR_ERR_BAD_COMPRESSION, BROKEN_RULES},
+        {BR_ERR_LIMIT_EXCEEDED, TOO_LARGE},
+        {BR_ERR_BAD_FINISHED, CHANGED_HANDSHAKE},
+        {BR_ERR_RESUME_MISMATCH, BROKEN_RULES},
+        {BR_ERR_INVALID_ALGORITHM, NOT_OFFERED},
+        {BR_ERR_BAD_SIGNATURE, WRONG_KEY},
+        {BR_ERR_WRONG_KEY_USAGE, NOTHING_SHARED},
+        {BR_ERR_NO_CLIENT_AUTH, CLIENT_CERT},
+        {BR_ERR_IO, OURS},
+        {BR_ERR_IO + 1, UNKNOWN},
+        {IN, ALERT},
+        {IN + 40, NOTHING_SHARED}, /* handshake_failure */
+        {IN + 41, CLIENT_CERT},    /* no_certificate to certificate_unknown */
+        {IN + 47, ALERT},
+        {IN + 48, CLIENT_CERT}, /* unknown_ca, access_denied */
+        {IN + 50, ALERT},
+        {IN + 70, REFUSES_TLS12},  /* protocol_version */
+        {IN + 71, NOTHING_SHARED}, /* insufficient_security */
+        {IN + 72, ALERT},
+        {IN + 80, INTERNAL},
+        {IN + 81, ALERT},
+        {IN + 112, UNKNOWN_NAME}, /* unrecognized_name */
+        {IN + 113, ALERT},
+        {IN + 116, CLIENT_CERT}, /* certificate_required */
+        {IN + 117, ALERT},
+        {OUT, ENDED},
+        {OUT + 256, UNKNOWN},
 };
 
 const char *tls_error_text(int code)
 {
-	const char *text = unknown;
+	uint8_t text = UNKNOWN;
 	if (code >= CERT_NONE && code < CERT_ERRORS)
 		return cert_error_text(code);
 	for (size_t i = 0; i < sizeof errors / sizeof errors[0] && code >= errors[i].from; i++)
 		text = errors[i].text;
-	return text;
+	return texts[text];
 }
 
 /* Trust anchors */
 
 struct reading {
 	struct tls_anchors *a;
-	br_pem_decoder_context pem;
 	size_t start; /* where in a->bytes the certificate begins */
 	bool inside;  /* of a block */
 	bool full;    /* a->bytes is too small */
+	/* base64 (RFC 4648 §4) */
+	uint32_t bits;
+	unsigned digits, padding; /* with the padding; it alone */
 };
-
-static void push_der(void *reading, const void *p, size_t n)
-{
-	struct reading *r = reading;
-	struct tls_anchors *a = r->a;
-	r->full |= n > sizeof a->bytes - a->used;
-	if (r->full)
-		return;
-	memcpy(a->bytes + a->used, p, n);
-	a->used += n;
-}
 
 /* Moves n bytes of the certificate down to the end of what is kept of it. */
 static unsigned char *keep(struct tls_anchors *a, const unsigned char *p, size_t n)
@@ -159,45 +182,72 @@ static const char *end_block(struct reading *r)
 	}
 }
 
-/* What the PEM decoder has come across. Returns NULL, or what is wrong. */
-static const char *pem_event(struct reading *r, int event)
+static bool take_base64(struct reading *r, struct slice line)
 {
-	const char *name = br_pem_decoder_name(&r->pem);
-	switch (event) {
-	case BR_PEM_BEGIN_OBJ:
-		/* The decoder leaves the dashes in the name when white space follows them. */
-		if (memcmp(name, "CERTIFICATE", 11) != 0 || (name[11] != 0 && name[11] != '-'))
-			return "BEGIN CERTIFICATE is expected, this block is something else (a private key?)";
-		r->inside = true;
-		r->start = r->a->used;
-		br_pem_decoder_setdest(&r->pem, push_der, r);
-		return NULL;
-	case BR_PEM_END_OBJ: return end_block(r);
-	case BR_PEM_ERROR: return "its text is damaged: not base64, or without an END CERTIFICATE line";
-	default: return NULL;
+	static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+	struct tls_anchors *a = r->a;
+	for (size_t i = 0; i < line.n; i++) {
+		const char *digit = memchr(digits, line.p[i], sizeof digits - 1);
+		r->padding += line.p[i] == '=';
+		if (line.p[i] == '=' ? r->padding > 2 : digit == NULL || r->padding > 0)
+			return false;
+		r->bits = r->bits << 6 | (digit != NULL ? (uint32_t)(digit - digits) : 0);
+		if (++r->digits % 4 != 0)
+			continue;
+		r->full |= sizeof a->bytes - a->used < 3;
+		for (unsigned k = 0; k < 3 - r->padding && !r->full; k++)
+			a->bytes[a->used++] = (unsigned char)(r->bits >> (16 - 8 * k));
 	}
+	return true;
 }
 
-/* Feeds the text to the PEM decoder, with \n and \r in two characters as line breaks, and without white space
- * and byte order marks in front of a line, since the decoder wants a banner to begin its line. Returns NULL,
+/* Takes a line (RFC 7468 §2). Returns NULL, or what is wrong with it. */
+static const char *take_line(struct reading *r, struct slice line)
+{
+	static const char damaged[] = "its text is damaged: not base64, or without an END CERTIFICATE line";
+	if (r->inside && slice_is(line, "-----END CERTIFICATE-----"))
+		return r->digits % 4 == 0 ? end_block(r) : damaged;
+	if (r->inside)
+		return take_base64(r, line) ? NULL : damaged;
+	if (line.n == 0 || slice_find(line, "-----BEGIN ") > 0)
+		return NULL;
+	if (!slice_is(line, "-----BEGIN CERTIFICATE-----"))
+		return "BEGIN CERTIFICATE is expected, this block is something else (a private key?)";
+	*r = (struct reading){.a = r->a, .start = r->a->used, .inside = true};
+	return NULL;
+}
+
+/* The bytes of the line's end at the beginning of s, which may be \n or \r in two characters; 0: there is
+ * none.
+ */
+static size_t line_end(struct slice s)
+{
+	if (s.p[0] == '\n' || s.p[0] == '\r')
+		return 1;
+	return s.n > 1 && s.p[0] == '\\' && (s.p[1] == 'n' || s.p[1] == 'r') ? 2 : 0;
+}
+
+static bool is_blank(unsigned char c)
+{
+	return c <= ' ' || c > '~';
+}
+
+/* Takes the text line by line, without what is blank or no ASCII (a byte order mark) around it. Returns NULL,
  * or what is wrong. */
 static const char *read_text(struct reading *r, struct slice pem)
 {
 	const char *wrong = NULL;
-	bool begins = true; /* a line */
-	for (size_t i = 0; i <= pem.n && wrong == NULL; i++) {
-		unsigned char c = i < pem.n ? pem.p[i] : '\n';
-		if (c == '\\' && pem.n - i > 1 && (pem.p[i + 1] == 'n' || pem.p[i + 1] == 'r')) {
-			c = '\n';
-			i++;
+	while (pem.n > 0 && wrong == NULL) {
+		struct slice line = {pem.p, 0};
+		for (size_t end = 0; pem.n > 0 && end == 0; line.n += end == 0) {
+			end = line_end(pem);
+			pem = slice_from(pem, end > 0 ? end : 1);
 		}
-		if (c == '\r')
-			c = '\n';
-		if (begins && c != '\n' && (c <= ' ' || c > '~'))
-			continue;
-		begins = c == '\n';
-		br_pem_decoder_push(&r->pem, &c, 1);
-		wrong = pem_event(r, br_pem_decoder_event(&r->pem));
+		while (line.n > 0 && is_blank(line.p[line.n - 1]))
+			line.n--;
+		while (line.n > 0 && is_blank(line.p[0]))
+			line = slice_from(line, 1);
+		wrong = take_line(r, line);
 	}
 	if (wrong == NULL && r->inside)
 		wrong = "it ends too early: its END CERTIFICATE line is missing";
@@ -206,12 +256,9 @@ static const char *read_text(struct reading *r, struct slice pem)
 
 bool tls_anchors_read(struct tls_anchors *a, struct slice pem, struct buf *why)
 {
-	struct reading r;
-	memset(&r, 0, sizeof r);
-	r.a = a;
+	struct reading r = {.a = a};
 	a->list = a->anchor;
 	a->n = a->used = 0;
-	br_pem_decoder_init(&r.pem);
 	const char *wrong = read_text(&r, pem);
 	if (wrong == NULL && r.a->n > 0)
 		return true;
@@ -343,13 +390,54 @@ static const br_ec_impl ec = {
         ec_muladd,
 };
 
+/* Of BearSSL's arithmetic, which its headers leave out. Numbers are arrays of 31-bit words behind their
+ * length in bits; "monty" is Montgomery's form. */
+void br_i31_decode(uint32_t *x, const void *p, size_t n);
+uint32_t br_i31_decode_mod(uint32_t *x, const void *p, size_t n, const uint32_t *m);
+void br_i31_encode(void *p, size_t n, const uint32_t *x);
+uint32_t br_i31_ninv31(uint32_t word);
+void br_i31_to_monty(uint32_t *x, const uint32_t *m);
+void br_i31_from_monty(uint32_t *x, const uint32_t *m, uint32_t m0i);
+void br_i31_montymul(uint32_t *xy, const uint32_t *x, const uint32_t *y, const uint32_t *m, uint32_t m0i);
+uint32_t br_rsa_pkcs1_sig_unpad(
+        const unsigned char *padded, size_t n, const unsigned char *oid, size_t hash_n, unsigned char *hash);
+
+/* RSASSA-PKCS1-v1_5 (RFC 8017 §8.2.2), a br_rsa_pkcs1_vrfy. BearSSL's own raises to a power that may be a
+ * secret, which takes several times the work and the code. Of a key cert.c has made sure that the modulus has
+ * at most 4096 bits and no zeros in front, and that the exponent is above 1 and has at most 32 bits. */
+static uint32_t verify_rsa(const unsigned char *signature, size_t n, const unsigned char *oid, size_t hash_n,
+        const br_rsa_public_key *key, unsigned char *hash)
+{
+	enum { BYTES = 512, WORDS = 2 + 8 * BYTES / 31 };
+	unsigned char padded[BYTES];
+	uint32_t m[WORDS], base[WORDS], power[2][WORDS], e = 0, bit = UINT32_C(1) << 31;
+	unsigned now = 0;
+	if (n != key->nlen || n > BYTES)
+		return 0;
+	br_i31_decode(m, key->n, n);
+	const uint32_t m0i = br_i31_ninv31(m[1]);
+	if (br_i31_decode_mod(base, signature, n, m) == 0) /* RFC 8017 §5.2.2: below the modulus */
+		return 0;
+	br_i31_to_monty(base, m);
+	for (size_t i = 0; i < key->elen; i++)
+		e = e << 8 | key->e[i];
+	while ((e & bit) == 0)
+		bit >>= 1;
+	for (memcpy(power[now], base, sizeof base); (bit >>= 1) != 0;) {
+		br_i31_montymul(power[!now], power[now], power[now], m, m0i);
+		if ((e & bit) == 0)
+			now = !now;
+		else
+			br_i31_montymul(power[now], power[!now], base, m, m0i);
+	}
+	br_i31_from_monty(power[now], m, m0i);
+	br_i31_encode(padded, n, power[now]);
+	return br_rsa_pkcs1_sig_unpad(padded, n, oid, hash_n, hash);
+}
+
 static void set_public_key(br_ssl_engine_context *e, struct cert_check *k)
 {
-#ifdef __SIZEOF_INT128__
-	k->rsa = br_rsa_i62_pkcs1_vrfy_get();
-#else
-	k->rsa = &br_rsa_i31_pkcs1_vrfy;
-#endif
+	k->rsa = verify_rsa;
 	k->ecdsa = &br_ecdsa_i31_vrfy_asn1;
 	k->ec = &ec;
 	br_ssl_engine_set_ec(e, k->ec);
@@ -377,12 +465,11 @@ static void set_ciphers(br_ssl_engine_context *e, bool all)
 	br_ssl_engine_set_aes_ctr(e, aes ? aes : &br_aes_ct_ctr_vtable);
 	br_ssl_engine_set_gcm(e, &br_sslrec_in_gcm_vtable, &br_sslrec_out_gcm_vtable);
 	br_ssl_engine_set_chapol(e, &br_sslrec_in_chapol_vtable, &br_sslrec_out_chapol_vtable);
+	br_ssl_engine_set_poly1305(e, &br_poly1305_ctmul_run);
 #ifdef __SIZEOF_INT128__
 	br_ssl_engine_set_ghash(e, ghash ? ghash : &br_ghash_ctmul64);
-	br_ssl_engine_set_poly1305(e, br_poly1305_ctmulq_get());
 #else
 	br_ssl_engine_set_ghash(e, ghash ? ghash : &br_ghash_ctmul);
-	br_ssl_engine_set_poly1305(e, &br_poly1305_ctmul_run);
 #endif
 #ifdef __x86_64__
 	br_ssl_engine_set_chacha20(e, br_chacha20_sse2_get());

@@ -26,10 +26,9 @@ enum {
 /* Trust anchors: names, keys and limits of root certificates. All zero is the empty set. */
 struct tls_anchors {
 	const struct cert_anchor *list; /* anchor, or the embedded roots */
-	size_t n;
+	size_t n, used;                 /* used: of bytes */
 	struct cert_anchor anchor[TLS_ANCHORS];
 	unsigned char bytes[TLS_ANCHOR_BYTES]; /* what anchor points into */
-	size_t used;
 };
 
 /* Makes the embedded DigiCert roots (roots.h) the anchors. */

@@ -1,11 +1,13 @@
 /* A whole TLS handshake in memory, then another that resumes it: tls.c's client against BearSSL's server with
  * an RSA 2048 leaf, an intermediate, and a root that is the anchor. Prints how many bytes the handshake that
  * it is asked for ("full" or "resumed") took; test/count/run runs it under callgrind, which counts the
- * instructions that the client spends below client_counted. */
+ * instructions that the client spends below client_counted. Asked for "stack" it prints how many bytes of
+ * stack the client took in both. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <ucontext.h>
 
 #include "tls.h"
 
@@ -84,6 +86,35 @@ void client_counted(const unsigned char *p, size_t n)
 	__asm__ volatile("" : : : "memory"); /* no tail call: callgrind has to see the end */
 }
 
+/* The same on a stack of its own, which is zero where nothing has been. */
+static unsigned char stack[256 * 1024];
+static struct slice given;
+
+static void work_given(void)
+{
+	client_works(given.p, given.n);
+}
+
+static void client_measured(const unsigned char *p, size_t n)
+{
+	static ucontext_t here, there;
+	given = (struct slice){p, n};
+	need(getcontext(&there) == 0, "no context");
+	there.uc_stack.ss_sp = stack;
+	there.uc_stack.ss_size = sizeof stack;
+	there.uc_link = &here;
+	makecontext(&there, work_given, 0);
+	need(swapcontext(&here, &there) == 0, "no context");
+}
+
+static size_t stack_used(void)
+{
+	size_t untouched = 0;
+	while (stack[untouched] == 0)
+		untouched++;
+	return sizeof stack - untouched;
+}
+
 /* Moves what one side has to send. */
 static bool to_server(void)
 {
@@ -130,20 +161,23 @@ int main(int argc, char **argv)
 {
 	unsigned char mem[200];
 	struct buf why = BUF(mem);
-	need(argc == 3, "usage: handshake FOLDER full|resumed");
-	bool resumed = strcmp(argv[2], "resumed") == 0;
+	need(argc == 3, "usage: handshake FOLDER full|resumed|stack");
+	bool measured = strcmp(argv[2], "stack") == 0, resumed = measured || strcmp(argv[2], "resumed") == 0;
 	need(tls_anchors_read(&anchors, read_file(argv[1], "root.crt"), &why), "the root can't be read");
 	server_init(argv[1]);
 	now_s = time(NULL);
-	shake_hands(resumed ? client_works : client_counted);
+	shake_hands(measured ? client_measured : resumed ? client_works : client_counted);
 	need(client.check.certs == 2, "the first handshake is not a full one");
 	need(br_ssl_engine_get_ecdhe_curve(&client.client.eng) == BR_EC_curve25519,
 	        "the curve is not X25519");
 	if (resumed) {
 		tls_end(&client);
-		shake_hands(client_counted);
+		shake_hands(measured ? client_measured : client_counted);
 		need(client.resuming && client.check.certs == 0, "the second handshake is not a resumed one");
 	}
-	printf("%zu bytes, suite %04x\n", bytes, client.client.eng.session.cipher_suite);
+	if (measured)
+		printf("%zu\n", stack_used());
+	else
+		printf("%zu bytes, suite %04x\n", bytes, client.client.eng.session.cipher_suite);
 	return 0;
 }

@@ -119,6 +119,41 @@ static void overflow_sticks(void **state)
 	assert_false(b.full);
 }
 
+static void pieces(void **state)
+{
+	struct slice s = slice_str("a,,b"), head;
+	(void)state;
+	assert_true(slice_is(slice_cut(&s, ','), "a") && slice_is(s, ",b"));
+	assert_true(slice_is(slice_cut(&s, ','), "") && slice_is(s, "b"));
+	assert_true(slice_is(slice_cut(&s, ','), "b") && s.p == NULL && s.n == 0);
+	s = slice_str("a,");
+	head = slice_cut(&s, ',');
+	assert_true(slice_is(head, "a") && s.p == head.p + 2 && s.n == 0);
+	assert_true(slice_is(slice_cut(&s, ','), "") && s.p == NULL);
+	assert_true(slice_cut(&s, ',').p == NULL);
+	assert_true(slice_is(slice_trim(slice_str(" \t\ra b\r ")), "a b"));
+	assert_true(slice_is(slice_trim(slice_str(" ")), "") && slice_trim((struct slice){NULL, 0}).n == 0);
+	assert_true(slice_is(slice_from(slice_str("abc"), 3), "") &&
+	            slice_is(slice_from(slice_str("abc"), 1), "bc"));
+	assert_true(slice_like(slice_str("aZ[@`{"), slice_str("Az[@`{")));
+	assert_false(
+	        slice_like(slice_str("["), slice_str("{")) || slice_like(slice_str("@"), slice_str("`")));
+	assert_false(slice_like(slice_str("a"), slice_str("")) || slice_like(slice_str(""), slice_str("a")));
+	assert_false(slice_like(slice_str("xb"), slice_str("ab")));
+	assert_true(slice_like((struct slice){NULL, 0}, slice_str("")));
+}
+
+static void strings(void **state)
+{
+	unsigned char mem[5];
+	struct buf b = BUF(mem);
+	(void)state;
+	buf_put_strs(&b, "a", "", "bc");
+	assert_true(slice_is(buf_slice(&b), "abc") && !b.full);
+	buf_put_strs(&b, "d", "ef", "g");
+	assert_true(slice_is(buf_slice(&b), "abcd") && b.full);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -129,6 +164,8 @@ int main(void)
 	        cmocka_unit_test(times_out_of_range),
 	        cmocka_unit_test(escapes),
 	        cmocka_unit_test(overflow_sticks),
+	        cmocka_unit_test(pieces),
+	        cmocka_unit_test(strings),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

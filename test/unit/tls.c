@@ -296,6 +296,7 @@ static void pem_shapes(void **state)
 	        {" \\n", ""},
 	        {"\n", "\xEF\xBB\xBF"},
 	};
+	static const char end[] = "-----END CERTIFICATE-----";
 	char both[4096];
 	(void)state;
 	snprintf(both, sizeof both, "a: text\n%sbetween\n%s", root, root384);
@@ -310,9 +311,11 @@ static void pem_shapes(void **state)
 			fail_msg("shape %zu reads differently", i);
 		char *second = strstr(strstr(text, "-----END ") + 1, "-----BEGIN ");
 		for (size_t n = 0; n < strlen(text); n++) {
+			if (n > 0 && text[n - 1] == '\\') /* half of a line break */
+				continue;
 			char *copy = strndup(text, n);
-			char *first_end = strstr(copy, "-----END ");
-			bool second_end = first_end && strstr(first_end + 1, "-----END ");
+			char *first_end = strstr(copy, end);
+			bool second_end = first_end && strstr(first_end + 1, end);
 			bool inside = n >= (size_t)(second - text) + strlen("-----BEGIN C") && !second_end;
 			bool ok = read_anchors(&anchors, text, n);
 			if (ok != (first_end && !inside) || (ok && anchors.n != (second_end ? 2 : 1)))
@@ -324,7 +327,11 @@ static void pem_shapes(void **state)
 
 static void pem_refused(void **state)
 {
-	static char damaged[sizeof root], no_end[sizeof root];
+	static char damaged[sizeof root], no_end[sizeof root], other_end[sizeof root], short_of[sizeof root];
+	memcpy(other_end, root, sizeof root);
+	memcpy(strstr(other_end, "END CERT"), "END KERT", 8);
+	memcpy(short_of, root, sizeof root);
+	memmove(short_of + 100, short_of + 101, sizeof short_of - 101);
 	memcpy(damaged, root, sizeof root);
 	damaged[100] = '*';
 	memcpy(no_end, root, sizeof root);
@@ -341,6 +348,12 @@ static void pem_refused(void **state)
 	        {"not DER", "-----BEGIN CERTIFICATE-----\naGVsbG8h\n-----END CERTIFICATE-----\n", "",
 	                "certificate 1: it is damaged"},
 	        {"a byte that is not base64", damaged, "", "certificate 1: its text is damaged"},
+	        {"a character is missing", short_of, "", "certificate 1: its text is damaged"},
+	        {"padding that is not at the end", "-----BEGIN CERTIFICATE-----\nAA==AAAA\n", "",
+	                "certificate 1: its text is damaged"},
+	        {"too much padding", "-----BEGIN CERTIFICATE-----\nA===\n", "",
+	                "certificate 1: its text is damaged"},
+	        {"an end of another kind", other_end, "", "certificate 1: its text is damaged"},
 	        {"the same in the second", root384, damaged, "certificate 2: its text is damaged"},
 	        {"no end", no_end, "", "certificate 1: it ends too early"},
 	        {"no end, then another", no_end, root, "certificate 1: its text is damaged"},
@@ -1305,6 +1318,70 @@ static void wiped(void **state)
 	tls_wipe(NULL, 0);
 }
 
+/* One answer for a signature, ours, which has to be BearSSL's. */
+static uint32_t verified(const unsigned char *signature, size_t n, const unsigned char *oid, size_t hash_n,
+        const br_rsa_public_key *key)
+{
+	unsigned char hash[2][64] = {{0}};
+	unsigned char *p = guarded_copy(signature, n);
+	uint32_t good = verify_rsa(p, n, oid, hash_n, key, hash[0]);
+	assert_int_equal(good, br_rsa_i31_pkcs1_vrfy(p, n, oid, hash_n, key, hash[1]));
+	if (good)
+		assert_memory_equal(hash[0], hash[1], sizeof hash[0]);
+	guarded_free(p, n);
+	return good;
+}
+
+/* A signature with a fresh key, and what is nearly that. */
+static void try_rsa(br_hmac_drbg_context *random, unsigned bits, uint32_t exponent)
+{
+	static unsigned char mem[2][BR_RSA_KBUF_PRIV_SIZE(4096)];
+	unsigned char hash[64], wrong[513];
+	br_rsa_private_key private;
+	br_rsa_public_key key;
+	const size_t n = bits / 8;
+	unsigned char *modulus = guarded(n);
+	assert_true(
+	        br_rsa_keygen_get_default()(&random->vtable, &private, mem[0], &key, mem[1], bits, exponent));
+	memcpy(modulus, key.n, n);
+	key.n = modulus;
+	br_hmac_drbg_generate(random, hash, sizeof hash);
+	assert_true(br_rsa_pkcs1_sign_get_default()(BR_HASH_OID_SHA256, hash, 32, &private, wrong));
+	assert_true(verified(wrong, n, BR_HASH_OID_SHA256, 32, &key));
+	assert_false(verified(wrong, n, BR_HASH_OID_SHA384, 32, &key));
+	assert_false(verified(wrong, n, BR_HASH_OID_SHA256, 48, &key));
+	assert_false(verified(wrong, n - 1, BR_HASH_OID_SHA256, 32, &key));
+	assert_false(verified(wrong, n + 1, BR_HASH_OID_SHA256, 32, &key));
+	for (size_t i = 0; i < n; i += 37) {
+		wrong[i] ^= (unsigned char)(1 << i % 8);
+		assert_false(verified(wrong, n, BR_HASH_OID_SHA256, 32, &key));
+		wrong[i] ^= (unsigned char)(1 << i % 8);
+	}
+	/* The same modulo the modulus, where that fits, and the modulus itself, are no signatures. */
+	unsigned carry = 0;
+	for (size_t i = n; i-- > 0; carry >>= 8)
+		wrong[i] = (unsigned char)(carry += (unsigned)wrong[i] + key.n[i]);
+	assert_false(carry == 0 && verified(wrong, n, BR_HASH_OID_SHA256, 32, &key));
+	assert_false(verified(key.n, n, BR_HASH_OID_SHA256, 32, &key));
+	memset(wrong, 0, sizeof wrong);
+	assert_false(verified(wrong, n, BR_HASH_OID_SHA256, 32, &key));
+	modulus[n - 1] &= 0xfe;
+	assert_false(verified(wrong, n, BR_HASH_OID_SHA256, 32, &key));
+	guarded_free(modulus, n);
+}
+
+static void rsa(void **state)
+{
+	br_hmac_drbg_context random;
+	(void)state;
+	br_hmac_drbg_init(&random, &br_sha256_vtable, "rsa", 3);
+	try_rsa(&random, 2048, 3);
+	try_rsa(&random, 2048, 65537);
+	try_rsa(&random, 2056, UINT32_MAX);
+	try_rsa(&random, 3072, 65537);
+	try_rsa(&random, 4096, 65537);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -1327,6 +1404,7 @@ int main(void)
 	        cmocka_unit_test(no_renegotiation),
 	        cmocka_unit_test(hello),
 	        cmocka_unit_test(words),
+	        cmocka_unit_test(rsa),
 	        cmocka_unit_test(wiped),
 	};
 	return cmocka_run_group_tests_name("tls", tests, NULL, NULL);
