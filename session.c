@@ -79,8 +79,9 @@ static void drop_token(struct bridge *b)
 static void fail(struct bridge *b, const char *where, const char *why, struct slice detail, int code)
 {
 	int64_t now = b->time.now_ms;
-	if (b->phase == PHASE_SERVE && now - b->served_since_ms >= SERVED_MS)
+	if (b->served_since_ms != 0 && now - b->served_since_ms >= SERVED_MS)
 		b->failures = 0;
+	b->served_since_ms = 0;
 	int64_t most = b->failures < 6 ? BACK_OFF_MS << b->failures : BACK_OFF_MAX_MS;
 	int64_t wait = (int64_t)(((uint64_t)bridge_random(b) * (uint64_t)most) >> 32);
 	if (token_expired(b))
@@ -494,7 +495,8 @@ static void take_suback(struct bridge *b, const struct mqtt_packet *k)
 		        k->code);
 		return;
 	}
-	b->served_since_ms = b->time.now_ms;
+	if (b->served_since_ms == 0) /* a connection that took over goes on with the same service */
+		b->served_since_ms = b->time.now_ms;
 	b->failure_why = NULL;
 	b->failure_repeats = 0;
 	b->renew_ms = b->token_ms + (int64_t)b->config->token_lifetime_s * RENEW_PART_MS;
