@@ -447,8 +447,6 @@ static void accepted(struct bridge *b, bool session_present)
 		disconnect(b, PHASE_DISCARD);
 	} else if (session_present && session_stale(b)) {
 		/* What the broker sends until it has answered the ping was waiting: see take_publish. */
-		b->discarding = true;
-		b->stale = 0;
 		mqtt_put_pingreq(&b->control);
 		enter(b, PHASE_STALE, REPLY_MS);
 	} else {
@@ -467,6 +465,8 @@ static void end_stale(struct bridge *b)
 	                 "that are not executed: ");
 	buf_put_u64(log, b->stale);
 	log_end(b);
+	b->stale = 0;
+	b->discarding = true;
 	disconnect(b, PHASE_DISCARD);
 }
 
