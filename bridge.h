@@ -151,8 +151,8 @@ struct bridge {
 		uint8_t ack;        /* enum seen_ack in session.c: what became of our PUBACK */
 		bool earlier;       /* over an earlier connection, and no copy of it has come over this one */
 	} seen[BRIDGE_SEEN];        /* the QoS 1 requests that were taken last in this session */
-	size_t seen_at;
-	uint16_t arrived; /* QoS 1 publishes that came over this connection */
+	size_t seen_n;              /* so many of them may be in use */
+	uint16_t arrived;           /* QoS 1 publishes that came over this connection */
 	bool said_offline;
 	int64_t token_ms, next_token_ms; /* when the token in use was asked for, and the one that follows */
 	int64_t renew_ms;                /* when the next one is to be fetched, or at the latest to be used */

@@ -432,14 +432,14 @@ static bool session_stale(const struct bridge *b)
 static void accepted(struct bridge *b, bool session_present)
 {
 	mqtt_outbox_again(&b->outbox, session_present);
-	for (size_t i = 0; i < BRIDGE_SEEN; i++) /* went on a connection of which nothing more is heard */
+	for (size_t i = 0; i < b->seen_n; i++) /* went on a connection of which nothing more is heard */
 		b->seen[i].ack = ACK_UNKNOWN;
 	if (!session_present) {
 		mqtt_outbox_drop_passing(&b->outbox, true);
 		b->received.n = 0;
-		memset(b->seen, 0, sizeof b->seen);
+		b->seen_n = 0;
 	}
-	for (size_t i = 0; i < BRIDGE_SEEN; i++)
+	for (size_t i = 0; i < b->seen_n; i++)
 		b->seen[i].earlier = b->seen[i].fingerprint != 0;
 	b->arrived = 0;
 	if (b->discarding) { /* MQTT-3.1.2-6: the old session is gone */
@@ -499,7 +499,8 @@ static void take_suback(struct bridge *b, const struct mqtt_packet *k)
 		b->served_since_ms = b->time.now_ms;
 	b->failure_why = NULL;
 	b->failure_repeats = 0;
-	b->renew_ms = b->token_ms + (int64_t)b->config->token_lifetime_s * RENEW_PART_MS;
+	if (!b->passed_over) /* by then the broker may have sent too much already */
+		b->renew_ms = b->token_ms + (int64_t)b->config->token_lifetime_s * RENEW_PART_MS;
 	struct buf *log = log_begin(b, LEVEL_INFO);
 	buf_put_str(log, "in service: connected to ");
 	log_host(log, b->config->broker_host, b->config->broker_port);
@@ -541,7 +542,7 @@ static bool seen_before(struct bridge *b, const struct mqtt_packet *k)
 		return false;
 	uint64_t h = fingerprint(k);
 	size_t at = BRIDGE_SEEN;
-	for (size_t i = 0; i < BRIDGE_SEEN; i++) {
+	for (size_t i = 0; i < b->seen_n; i++) {
 		bool same = b->seen[i].fingerprint == h && b->seen[i].id == k->id;
 		bool counted = b->seen[i].fingerprint == h && b->seen[i].earlier && k->id == b->arrived + 1;
 		if (same || (counted && at == BRIDGE_SEEN))
@@ -557,16 +558,30 @@ static bool seen_before(struct bridge *b, const struct mqtt_packet *k)
 	return true;
 }
 
-/* Remembers it, in place of an older one of the same id, or of the oldest. */
+/* Where to remember it: in place of an older one of the same id, or of one that the broker will not send
+ * again, or else of one that it would have sent again by now (MQTT-4.4.0-1, and in their order). BRIDGE_SEEN:
+ * nowhere, all of them may still come again. */
+static size_t seen_place(const struct bridge *b, const struct mqtt_packet *k)
+{
+	size_t known = b->seen_n, unknown = BRIDGE_SEEN;
+	for (size_t i = b->seen_n; i-- > 0;) {
+		if (b->seen[i].id == k->id)
+			return i;
+		if (b->seen[i].fingerprint == 0)
+			known = i;
+		else if (b->seen[i].ack == ACK_UNKNOWN)
+			unknown = i;
+	}
+	return known < BRIDGE_SEEN ? known : unknown;
+}
+
+/* Remembers it. There is a place. */
 static void note_seen(struct bridge *b, const struct mqtt_packet *k)
 {
-	size_t at = 0;
 	if (k->qos != 1)
 		return;
-	while (at < BRIDGE_SEEN && b->seen[at].id != k->id)
-		at++;
-	if (at == BRIDGE_SEEN)
-		at = b->seen_at++ % BRIDGE_SEEN;
+	size_t at = seen_place(b, k);
+	b->seen_n += at == b->seen_n;
 	b->seen[at].id = k->id;
 	b->seen[at].fingerprint = fingerprint(k);
 	b->seen[at].ack = ACK_WAITS;
@@ -577,7 +592,7 @@ static void note_seen(struct bridge *b, const struct mqtt_packet *k)
  * now on follows them. */
 static void acks_sent(struct bridge *b)
 {
-	for (size_t i = 0; i < BRIDGE_SEEN; i++)
+	for (size_t i = 0; i < b->seen_n; i++)
 		if (b->seen[i].ack == ACK_WAITS) {
 			b->seen[i].ack = ACK_SENT;
 			b->seen[i].before_id = b->outbox.last_id;
@@ -588,9 +603,11 @@ static void acks_sent(struct bridge *b)
  * one of their packet ids from now on is another request, even if DUP is set (its first copy was lost). */
 static void forget_seen(struct bridge *b, uint16_t id)
 {
-	for (size_t i = 0; i < BRIDGE_SEEN; i++)
+	for (size_t i = 0; i < b->seen_n; i++)
 		if (b->seen[i].ack == ACK_SENT && (uint16_t)(id - b->seen[i].before_id - 1) < INT16_MAX)
 			b->seen[i].fingerprint = 0;
+	while (b->seen_n > 0 && b->seen[b->seen_n - 1].fingerprint == 0)
+		b->seen_n--;
 }
 
 /* Not even an answer that there is no room has room, and what would make some (PUBACKs) comes behind this
@@ -633,7 +650,8 @@ static bool take_publish(struct bridge *b, const struct mqtt_packet *k)
 			fail_broker(b, "the broker sends too many QoS 2 messages without releasing them", 0);
 			return true;
 		}
-		if (fresh > 0 && !requests_take(b, k->payload, size)) {
+		bool place = k->qos != 1 || seen_place(b, k) < BRIDGE_SEEN;
+		if (!place || (fresh > 0 && !requests_take(b, k->payload, size))) {
 			mqtt_received_release(&b->received, k->id);
 			pass_over(b, k);
 			return true;

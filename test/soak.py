@@ -212,17 +212,16 @@ class Soak:
     def warm_up(self) -> None:
         """Fills every queue and buffer once, and connects anew: all memory that will be used is in use."""
         self.gateway.set(modbus="bighead:9", state="bighead:2")
-        self.to_broker.hold(UP)
-        for _ in range(60):
-            self.requester.send_one(PADDING)
-        self.cat.wait_log(": busy: ", times=9)
-        self.wait(5, lambda: False)  # until the outbox is full, and before an acknowledgement is missed
-        self.to_broker.heal()
-        if not self.wait(TIMEOUT, lambda: self.requester.settled):
-            raise LabError(f"requests stay without an answer: {self.requester.open}")
-        self.to_broker.strike(lambda pair: pair.reset())
-        self.to_broker.heal()
-        self.cat.wait_log("in service", times=2)
+        # The outbox gets full; then many requests are in flight at once, whose acknowledgements are lost.
+        for many, padding, end in (60, PADDING, lambda pair: None), (300, 1, lambda pair: pair.reset()):
+            self.to_broker.hold(UP)
+            for _ in range(many):
+                self.requester.send_one(padding)
+            self.wait(5, lambda: False)  # all has come, and no acknowledgement is missed yet
+            self.to_broker.strike(end)
+            self.to_broker.heal()
+            if not self.wait(2 * TIMEOUT, lambda: self.requester.settled):
+                raise LabError(f"requests stay without an answer: {self.requester.open}")
         self.requester.may_send.set()
 
     def go_on(self, s: SimpleNamespace, now: float) -> None:

@@ -89,9 +89,18 @@ void request_excused(uint32_t number)
 	r->excused = true;
 }
 
+/* It was taken, not only read: its place among those of its device. */
+static void take_place(struct request *r)
+{
+	if (r->place == 0)
+		r->place = ++w.place;
+}
+
 void request_read(uint32_t number, uint8_t qos)
 {
 	struct request *r = &w.request[number];
+	if (!w.bridge->passed_over || qos == 0) /* otherwise only its PUBACK tells */
+		take_place(r);
 	if (w.stale && r->order != 0 && !r->accepted) /* it had been passed over, perhaps */
 		request_excused(number);
 	if (r->order != 0 || r->forbidden)
@@ -116,6 +125,7 @@ void request_accepted(uint32_t number)
 		request_read(number, 1);
 	if (w.request[number].order == 0 && !w.request[number].forbidden)
 		broken("request %u was acknowledged before it was read", number);
+	take_place(&w.request[number]);
 	accept(number);
 }
 
@@ -261,9 +271,9 @@ static void check_first(const struct request *r, const struct answer *a)
 	count[BUSY] += a->busy;
 	if (a->busy || kind == KIND_NO_OBJECT || kind == KIND_FOREIGN || has_twin(a->number))
 		return;
-	if (r->order < *last)
+	if (r->place < *last && r->place != 0)
 		broken("request %u was answered after a later one of its device", a->number);
-	*last = r->order;
+	*last = r->place > *last ? r->place : *last;
 }
 
 /* Whose answer is it? Of two twins, the first one's if it can be. */

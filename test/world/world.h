@@ -30,6 +30,7 @@ enum kind {
 
 struct request {
 	uint32_t order;     /* counts the requests as the client reads them; 0: it has not */
+	uint32_t place;     /* as it takes them; 0: that is not known */
 	uint8_t reached;    /* times, the API: sent there whole */
 	uint8_t executed;   /* times, by the gateway */
 	bool accepted;      /* the client has acknowledged it, or read it with QoS 0: an answer is due */
@@ -70,7 +71,7 @@ struct world {
 	uint64_t sum; /* of all that happened, but for clocks */
 	int64_t operate_at, fault_at, jump_at, start_at, stop_at;
 	uint32_t pace_ms, fault_ms;
-	uint32_t requests, order, device_order[DEVICES];
+	uint32_t requests, order, place, device_order[DEVICES];
 	uint32_t null_accepted, null_answers, null_excused; /* without the request in the answer */
 	struct request request[REQUESTS_MAX];
 };
