@@ -29,6 +29,7 @@ static void park(struct bridge *b, struct link *l)
 {
 	l->in = (struct buf)BUF(b->spare_mem);
 	l->out = (struct buf){NULL, 0, 0, false};
+	l->out_at = 0;
 }
 
 static void open_link(struct bridge *b, size_t i)
@@ -268,6 +269,8 @@ struct api *api_idle(struct bridge *b)
 
 void api_wipe(struct api *a)
 {
+	if (a->link == NULL) /* it never got a connection */
+		return;
 	struct buf *in = &a->link->in;
 	tls_wipe(in->p, a->link->received < in->cap ? (size_t)a->link->received : in->cap);
 }

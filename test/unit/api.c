@@ -190,6 +190,7 @@ static void keeps_none_that_is_not_needed(void **state)
 static void keeps_none_with_a_request_half_sent(void **state)
 {
 	unsigned char sent[512];
+	size_t n;
 	(void)state;
 	start_with(1);
 	struct api *a = call(false);
@@ -199,6 +200,25 @@ static void keeps_none_with_a_request_half_sent(void **state)
 	assert_int_equal(api_step(&b, a), API_DONE);
 	api_finish(&b, a);
 	assert_false(l->open);
+	assert_null(link_send_buf(l, &n)); /* its rest is not sent while the link is closed, either */
+	assert_int_equal(n, 0);
+}
+
+/* A call that never got a connection, as all are still being closed, has nothing that could be wiped. */
+static void wipes_nothing_without_a_connection(void **state)
+{
+	(void)state;
+	start_with(0);
+	for (size_t i = 0; i < BRIDGE_API_LINKS; i++)
+		link_of(&b, i)->state = LINK_UP; /* and not open */
+	struct api *a = call(false);
+	assert_null(a->link);
+	now_ms = a->deadline_ms;
+	step();
+	assert_int_equal(a->state, API_FAILED);
+	api_wipe(a);
+	api_finish(&b, a);
+	assert_int_equal(a->state, API_IDLE);
 }
 
 static void replaces_with_back_off(void **state)
@@ -363,6 +383,7 @@ int main(void)
 	        cmocka_unit_test(keeps_what_the_server_keeps),
 	        cmocka_unit_test(keeps_none_that_is_not_needed),
 	        cmocka_unit_test(keeps_none_with_a_request_half_sent),
+	        cmocka_unit_test(wipes_nothing_without_a_connection),
 	        cmocka_unit_test(replaces_with_back_off),
 	        cmocka_unit_test(comes_back_with_the_server),
 	        cmocka_unit_test(drops_one_that_speaks_unasked),
