@@ -552,6 +552,7 @@ static bool seen_before(struct bridge *b, const struct mqtt_packet *k)
 	}
 	if (at == BRIDGE_SEEN)
 		return false;
+	b->seen[at].id = k->id;
 	b->seen[at].ack = ACK_WAITS; /* it goes once more */
 	b->seen[at].earlier = false;
 	b->duplicates++;
