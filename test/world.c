@@ -661,7 +661,7 @@ static bool sum_up(int n)
 	for (int k = 0; k < COUNTS; k++)
 		printf("%s %llu %s", k == 0 ? ":" : ",", (unsigned long long)count[k], count_names[k]);
 	printf("\n");
-	for (int k = 0; k < KEPT && hours > ENOUGH_HOURS && !common->failed; k++)
+	for (int k = 0; k < COUNTS && hours > ENOUGH_HOURS && !common->failed; k++)
 		if (count[k] == 0) {
 			printf("it never came to: %s\n", count_names[k]);
 			complete = false;

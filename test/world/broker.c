@@ -6,7 +6,7 @@
 
 #include "json.h"
 
-enum { CONNECTIONS_MAX = 4, UPS = 1 << 12, TAP_BYTES = 1 << 18, HELD = 1024, IN_FLIGHT = 20, LOW_IDS = 64 };
+enum { CONNECTIONS_MAX = 4, UPS = 1 << 12, TAP_BYTES = 1 << 18, HELD = 1024, IN_FLIGHT = 20, ACKED = 64 };
 
 /* A packet of the client on its way. */
 struct up {
@@ -50,17 +50,20 @@ static struct {
 		uint8_t qos, copies;             /* sent on this connection, not acknowledged */
 		bool received, retain, repeated; /* PUBREC came */
 	} held[HELD];
-	/* By packet id: the request that was acknowledged with it last, on which connection and when, and
-	 * whether the client knows that we know. */
+	/* The requests that were acknowledged last: on which connection, with which id, when, and whether the
+	 * client knows that we know. */
 	struct acked {
 		uint32_t number, connection;
+		uint16_t id;
 		int64_t sent;
 		bool proven;
-	} acked[LOW_IDS];
+	} acked[ACKED];
+	size_t acked_n;
 } session;
 
 int64_t broker_down_until, broker_dropping_until;
-static bool lowest, repeats; /* uses the lowest free packet ids; sends again without being asked to */
+static enum { ONE_BY_ONE, LOWEST, ANEW } ids; /* ANEW: from 1 on each connection, as RabbitMQ does */
+static bool repeats;                          /* sends again without being asked to */
 static uint8_t refused[1 << 16];
 
 void broker_init(void)
@@ -70,8 +73,8 @@ void broker_init(void)
 	memset(refused, 0, sizeof refused);
 	live = NULL;
 	broker_down_until = broker_dropping_until = 0;
-	lowest = hashed(0, 21, 2) == 0;
-	repeats = hashed(0, 22, 3) == 0;
+	ids = hashed(0, 21, 3);
+	repeats = ids != ANEW && hashed(0, 22, 3) == 0;
 }
 
 static bool attached(const struct connection *c)
@@ -152,13 +155,18 @@ static void send_request(struct connection *c, const struct held *h, bool dup)
 	        dup ? ", DUP" : "", h->retain ? ", retained" : "");
 }
 
+static bool in_flight(const struct held *h)
+{
+	return ids == ANEW ? h->sent_on == live->number : h->sent_on != 0;
+}
+
 static uint16_t new_id(void)
 {
-	uint16_t id = lowest ? 0 : session.last_id;
+	uint16_t id = ids == LOWEST ? 0 : session.last_id;
 	size_t i;
 	do {
 		id = (uint16_t)(id % 65535 + 1);
-		for (i = 0; i < session.n && (session.held[i].sent_on == 0 || session.held[i].id != id); i++)
+		for (i = 0; i < session.n && (!in_flight(&session.held[i]) || session.held[i].id != id); i++)
 			continue;
 	} while (i < session.n);
 	return session.last_id = id;
@@ -170,33 +178,33 @@ static uint16_t new_id(void)
 static void note_redelivery(const struct held *h)
 {
 	count[REDELIVERED]++;
-	if (h->qos != 1 || h->id >= LOW_IDS)
-		return;
-	const struct acked *a = &session.acked[h->id];
-	if (a->number == 0 || a->proven || request_original(a->number) != request_original(h->number))
-		return;
-	count[TWINS_MISTAKEN]++;
-	trace("broker: the client may take request %u for its twin %u", h->number, a->number);
-	request_excused(h->number);
+	for (size_t i = 0; i < ACKED && h->qos == 1; i++) {
+		const struct acked *a = &session.acked[i];
+		if (a->number == 0 || a->proven || (a->id != h->id && ids != ANEW) ||
+		        request_original(a->number) != request_original(h->number))
+			continue;
+		count[TWINS_MISTAKEN]++;
+		trace("broker: the client may take request %u for its twin %u", h->number, a->number);
+		request_excused(h->number);
+	}
 }
 
 /* Sends what may be in flight, in order. */
 static void pump(void)
 {
-	size_t in_flight = 0;
 	if (live == NULL || !session.subscribed || w.now < live->resumes_at)
 		return;
-	for (size_t i = 0; i < session.n && in_flight < IN_FLIGHT; i++, in_flight++) {
+	for (size_t i = 0; i < session.n && i < IN_FLIGHT; i++) {
 		struct held *h = &session.held[i];
 		if (h->sent_on == live->number)
 			continue;
 		if (!attached(live) || wire_room(live->wire) < 40000)
 			return;
 		bool again = h->sent_on != 0;
-		if (!again)
-			h->id = new_id();
-		else if (!h->received)
+		if (again && !h->received)
 			note_redelivery(h);
+		if (!again || ids == ANEW)
+			h->id = new_id();
 		h->sent_on = live->number;
 		h->copies = 1;
 		h->repeated = false;
@@ -222,7 +230,7 @@ static void repeat(void)
 
 void broker_publish(uint32_t number, uint8_t qos)
 {
-	struct held h = {.number = number, .qos = qos};
+	struct held h = {.number = number, .qos = qos == 2 && ids == ANEW ? 1 : qos};
 	bool reachable = live != NULL && attached(live) && session.subscribed;
 	if (qos == 0 && reachable && wire_room(live->wire) > 100000)
 		send_request(live, &h, false);
@@ -495,6 +503,8 @@ static void hello(struct connection *c, const struct up *u)
 		session.number++;
 		memset(session.acked, 0, sizeof session.acked);
 	}
+	if (ids == ANEW)
+		session.last_id = 0;
 	c->state = LIVE;
 	c->resumes_at = chance(8) ? w.now + draw(10000) : 0; /* takes its time to find what it kept */
 	live = c;
@@ -548,8 +558,9 @@ static void acknowledged(struct connection *c, const struct up *u)
 		send_ack(c, 0x62, h->id, (struct mark){.kind = MARK_OTHER});
 		return;
 	}
-	if (h->qos == 1 && h->id < LOW_IDS)
-		session.acked[h->id] = (struct acked){h->retain ? 0 : h->number, c->number, u->sent, false};
+	if (h->qos == 1 && !h->retain)
+		session.acked[session.acked_n++ % ACKED] =
+		        (struct acked){h->number, c->number, h->id, u->sent, false};
 	session.n--;
 	memmove(h, h + 1, (session.n - i) * sizeof *h);
 	pump();
@@ -691,7 +702,7 @@ void broker_read(struct wire *l, const struct mark *m)
 	struct connection *c = of_wire(l);
 	if (m->kind == MARK_ANSWER_ACK || m->kind == MARK_ACK)
 		c->ids[m->id / 8] &= (uint8_t) ~(1 << m->id % 8);
-	for (size_t i = 0; i < LOW_IDS && m->sent != 0; i++)
+	for (size_t i = 0; i < ACKED && m->sent != 0; i++)
 		if (session.acked[i].connection == c->number && session.acked[i].sent < m->sent)
 			session.acked[i].proven = true;
 }

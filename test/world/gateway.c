@@ -335,6 +335,8 @@ static void spoil(const struct peer *c, struct buf *b)
 {
 	trouble();
 	count[SPOILED]++;
+	if (gateway_health == HEALTHY) /* for the grid: from here on again */
+		gateway_healthy_since = w.now;
 	w.request[c->request].spoiled = true;
 	uint32_t how = draw(4), at = draw((uint32_t)b->n);
 	if (how == 0) {

@@ -105,7 +105,6 @@ enum count {
 	DEAD,     /* noticed */
 	RESTARTS,
 	STEPS,
-	/* from here on only a client that keeps connections to the API has them */
 	KEPT,    /* calls on a connection that had one before */
 	RETRIES, /* reads that reached the API twice */
 	COUNTS
