@@ -117,19 +117,21 @@ test: deps
 count: count-deps
 	@CC="$(CC)" test/count/run
 
-# Beside the floor and a plain Python client, in one run: make bench, QUICK=1 (a minute), PROFILE=1 (what costs the
-# instructions), IAMCAT=path (another binary). And N iamcats against one broker, which is restarted: make fleet N=1000.
+# Beside the floor and a plain Python client, in one run, the static binary: make bench, QUICK=1 (a minute), PROFILE=1
+# (what costs the instructions, in ./iamcat with its symbols), IAMCAT=path (another binary). And N iamcats against one broker, which is restarted: make fleet N=1000.
 BENCH_PACKAGES := $(TEST_PACKAGES) valgrind strace gnuplot-nox python3-requests
+BENCHED = $(or $(IAMCAT),$(if $(PROFILE),iamcat,build/static/$(THIS_ARCH)/iamcat))
 BENCH := build/bench/gateway build/bench/load build/bench/publish
 bench-deps:
 	@$(MAKE) --no-print-directory deps PACKAGES="$(BENCH_PACKAGES)"
 bench: bench-deps
 	@$(MAKE) --no-print-directory -j2 iamcat $(BENCH)
-	@QUICK=$(QUICK) PROFILE=$(PROFILE) IAMCAT=$(IAMCAT) $(PYTHON) test/bench/bench.py
+	@$(MAKE) --no-print-directory static
+	@QUICK=$(QUICK) PROFILE=$(PROFILE) IAMCAT=$(BENCHED) $(PYTHON) test/bench/bench.py
 N ?= 1000
 fleet: bench-deps
-	@$(MAKE) --no-print-directory -j2 iamcat $(BENCH)
-	@IAMCAT=$(IAMCAT) $(PYTHON) test/bench/fleet.py $(N)
+	@$(MAKE) --no-print-directory -j2 $(BENCH) static
+	@IAMCAT=$(BENCHED) $(PYTHON) test/bench/fleet.py $(N)
 build/bench/load: LIBS := -lssl -lcrypto
 build/bench/%: test/bench/%.c Makefile | build/bench
 	$(call Q,compile)$(CC) $(BASE) -O2 -g -o $@ $< $(LIBS)

@@ -33,7 +33,7 @@ IAMCAT = pathlib.Path(os.environ.get("IAMCAT", ROOT / "iamcat")).absolute()
 BUILD = pathlib.Path(os.environ.get("IAMCAT_TEST_BUILD", ROOT / "build" / "test")).absolute()
 DEVICE, SERIAL = "A2332407312", "0123ab5c7f9e4d01ee"  # what the gateway knows, and is, by default
 TIMEOUT = 20.0  # seconds that an event may take: generous, for slow machines and sanitizers
-SANITIZER = r"^==\d+== |(Address|Leak|Memory|Undefined)\w*Sanitizer|runtime error:|Assertion .* failed"
+SANITIZER = r"^==\d+== (Invalid|Conditional|Use of|Syscall|Source|Process|Mismatched)|(Address|Leak|Memory|Undefined)\w*Sanitizer|runtime error:|Assertion .* failed"
 
 
 # We may have died before the death signal was set: then the parent is another one already.

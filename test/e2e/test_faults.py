@@ -50,6 +50,14 @@ def scene(lab: Lab, *gateway_args: str, data: pathlib.Path | None = None, broker
 # ------------------------------------------------------------------------------ the broker, killed and frozen
 
 
+def freeze(process: Any) -> None:
+    """Stops it, and waits until each of its threads stands still."""
+    process.send_signal(signal.SIGSTOP)
+    tasks = pathlib.Path(f"/proc/{process.pid}/task")
+    while any(task.joinpath("stat").read_text().rsplit(")", 1)[1].split()[0] != "T" for task in tasks.iterdir()):
+        time.sleep(0.001)
+
+
 def test_the_broker_is_killed(lab: Lab):
     """One request runs and two wait; others come while there is no broker."""
     data = lab.work_dir("kept")
@@ -72,7 +80,7 @@ def test_the_broker_is_frozen(lab: Lab):
     it = scene(lab, MQTT_KEEPALIVE="5")
     it.ledger.send()
     it.ledger.settle()
-    it.broker.send_signal(signal.SIGSTOP)
+    freeze(it.broker)
     it.ledger.send(3)
     it.cat.wait_log(rf" warn  broker \S+: {DEAD}.*trying again in", timeout=2 * TIMEOUT)
     it.broker.send_signal(signal.SIGCONT)
@@ -125,7 +133,7 @@ def test_the_api_is_frozen(lab: Lab):
     waits for any more; it was told to do it once."""
     it = scene(lab, WEB_CONTAINER_TIMEOUT="1")
     it.operator.state()
-    it.gateway.send_signal(signal.SIGSTOP)
+    freeze(it.gateway)
     codes = [ask(it, address) for address in range(3000, 3003)]
     assert codes[0] == "api_timeout" and set(codes) <= {"api_timeout", "api_unreachable"}
     fallbacks(it, 3)
