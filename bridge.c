@@ -164,7 +164,8 @@ static void log_state(struct bridge *b, const char *wrong)
 			buf_put_i64(log, b->state.reply.status);
 			buf_put_byte(log, ')');
 		}
-		buf_put_str(log, "; publishing status api_unavailable until it is back");
+		if (!b->config->probe)
+			buf_put_str(log, "; publishing status api_unavailable until it is back");
 	}
 	log_end(b);
 }
@@ -179,7 +180,8 @@ static void step_state(struct bridge *b)
 		bool words;
 		const char *wrong = state_wrong(a, &words);
 		log_state(b, wrong);
-		if (b->topic_state[0] != 0 && !b->said_offline) /* that was the last one */
+		/* Behind the word that we are gone comes none. */
+		if (b->topic_state[0] != 0 && !b->said_offline && !b->config->probe)
 			publish_state(b, wrong == NULL ? a->reply.body : (struct slice){NULL, 0}, words);
 		api_finish(b, a);
 	}
@@ -203,7 +205,8 @@ void bridge_init(struct bridge *b, const struct bridge_config *config, struct tl
 	b->config = config;
 	b->random = random != 0 ? random : 1; /* 0 is the generator's fixed point */
 	b->time = time;
-	b->started_ms = b->tick_ms = time.now_ms;
+	b->started_ms = time.now_ms;
+	b->tick_ms = config->probe ? INT64_MAX : time.now_ms; /* the one state comes when all else is there */
 	b->log = (struct buf)BUF(b->log_mem);
 	b->log_level = LEVEL_DEBUG;
 	b->control = (struct buf)BUF(b->control_mem);

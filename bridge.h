@@ -40,6 +40,7 @@ struct bridge_config {
 	uint32_t session_window_s; /* what the broker held for us over a longer gap is stale */
 	enum bridge_switch
 	        will; /* have the broker publish that we are gone, and say so ourselves when we stop */
+	bool probe;   /* iamcat check: a clean session, one state; nothing is executed or published */
 	uint32_t state_interval_s;
 	uint32_t api_timeout_s;
 	uint32_t api_spares; /* connections to the API that are kept open ahead of need */

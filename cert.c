@@ -701,8 +701,12 @@ static bool find_path(struct cert_check *k)
 		size_t last = p.cert[p.depth];
 		for (size_t a = 0; p.tried[p.depth] == 0 && a < k->anchors; a++) {
 			enum cert_error error = try_anchor(k, &p, &k->anchor[a]);
-			if (error == CERT_OK)
+			if (error == CERT_OK) {
+				memcpy(k->path, p.cert, sizeof k->path);
+				k->path_certs = p.depth + 1;
+				k->root = &k->anchor[a];
 				return true;
+			}
 			note_fault(k, error, last);
 		}
 		size_t i = ++p.tried[p.depth];
@@ -761,6 +765,9 @@ static enum cert_error check_chain(struct cert_check *k)
 		return error;
 	if (own == NULL)
 		return find_path(k) ? CERT_OK : k->error;
+	k->path[0] = 0;
+	k->path_certs = 1;
+	k->root = own;
 	return check_dates(k, own->not_before_s, own->not_after_s) == CERT_OK ? CERT_OK : CERT_ANCHOR_EXPIRED;
 }
 
@@ -818,7 +825,7 @@ static void put_alt_names(struct buf *b, struct slice alt_names)
 	}
 }
 
-static void put_day(struct buf *b, int64_t time_s)
+void cert_put_day(struct buf *b, int64_t time_s)
 {
 	buf_put_time(b, time_s * 1000000);
 	if (!b->full)
@@ -838,9 +845,9 @@ void cert_describe(struct buf *b, const struct cert *c)
 	buf_put_str(b, ", issued by ");
 	put_quoted(b, cert_name_text(c->issuer));
 	buf_put_str(b, ", valid ");
-	put_day(b, c->not_before_s);
+	cert_put_day(b, c->not_before_s);
 	buf_put_str(b, " to ");
-	put_day(b, c->not_after_s);
+	cert_put_day(b, c->not_after_s);
 }
 
 /* What the certificate at fault says, and what was expected. */
@@ -863,7 +870,7 @@ static void put_detail(struct cert_check *k)
 	} else if (k->error == CERT_EXPIRED || k->error == CERT_NOT_YET_VALID ||
 	           k->error == CERT_ANCHOR_EXPIRED) {
 		buf_put_str(b, "; checked for ");
-		put_day(b, k->time_s);
+		cert_put_day(b, k->time_s);
 	}
 }
 

@@ -96,8 +96,11 @@ struct cert_check {
 	struct buf detail; /* after an error: what the certificate at fault says, and what was expected */
 	/* its own */
 	unsigned char detail_mem[CERT_DETAIL_BYTES];
-	unsigned signatures; /* how many were verified */
-	size_t fault;        /* the certificate that the error is about */
+	unsigned signatures;            /* how many were verified */
+	size_t fault;                   /* the certificate that the error is about */
+	uint8_t path[CERT_CHAIN];       /* when all is well: indices into cert, from the leaf up, */
+	size_t path_certs;              /* so many, */
+	const struct cert_anchor *root; /* and the anchor at its end; it may be the leaf itself */
 	struct cert cert[CERT_CHAIN];
 	size_t certs, end[CERT_CHAIN]; /* where each one's bytes end */
 	size_t used;
@@ -121,6 +124,9 @@ bool cert_matches(struct slice alt_names, const char *host);
 
 /* The common name in a Name, or else its organisation; .p NULL when it has neither. Any bytes: escape it. */
 struct slice cert_name_text(struct slice name);
+
+/* Writes a date of a certificate, without the time of day. */
+void cert_put_day(struct buf *b, int64_t time_s);
 
 /* Writes what a certificate says of itself: names, issuer, dates. */
 void cert_describe(struct buf *b, const struct cert *c);

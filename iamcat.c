@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "bridge.h"
+#include "check.h"
 #include "config.h"
 #include "net.h"
 #include "tls.h"
@@ -21,9 +22,16 @@ static struct tls_anchors anchors[2]; /* one is used, the other is read into */
 static struct tls tls;
 static struct bridge bridge;
 static struct net net;
+static struct check check;
+static bool checking; /* iamcat check */
 static volatile sig_atomic_t stop_signal;
 
 extern char **environ;
+
+static struct bridge_time now(void)
+{
+	return (struct bridge_time){net_now_ms(), net_wall_us()};
+}
 
 static void write_all(int fd, struct slice s)
 {
@@ -52,6 +60,10 @@ static void log_text(enum bridge_level level, struct slice text)
 	static uint64_t lost;
 	unsigned char mem[PIPE_BUF]; /* a pipe that is ready takes so much */
 	struct buf line = BUF(mem);
+	if (checking) {
+		check_log(&check, level, text);
+		return;
+	}
 	if ((int)level > (int)config.log_level)
 		return;
 	if (!log_ready()) {
@@ -86,6 +98,20 @@ static void write_bridge_log(void)
 	struct slice text;
 	while (bridge_take_log(&bridge, &at, &level, &text))
 		log_text(level, text);
+}
+
+static void write_check(void)
+{
+	write_all(STDOUT_FILENO, buf_slice(&check.out));
+	check.out.n = 0;
+}
+
+/* iamcat check: looks, and writes what there is to say. True when it is over. */
+static bool watch(void)
+{
+	bool over = check_watch(&check, now());
+	write_check();
+	return over;
 }
 
 /* --- signals --- */
@@ -158,11 +184,6 @@ static void forbid_core_dumps(void)
 	prlimit(0, RLIMIT_CORE, &(struct rlimit){0, 0}, NULL); /* setrlimit costs 2 kB of musl */
 }
 
-static struct bridge_time now(void)
-{
-	return (struct bridge_time){net_now_ms(), net_wall_us()};
-}
-
 static void run(const sigset_t *in_wait)
 {
 	uint32_t random = 0;
@@ -176,7 +197,10 @@ static void run(const sigset_t *in_wait)
 		int64_t wake_ms = bridge_step(&bridge, now());
 		write_bridge_log();
 		renew_anchors();
-		if (!net_move(&net) && !bridge_done(&bridge))
+		bool moved = net_move(&net);
+		if (checking && watch())
+			bridge_stop(&bridge);
+		if (!moved && !bridge_done(&bridge))
 			net_wait(&net, wake_ms, in_wait);
 	}
 	log_text(LEVEL_INFO, slice_str("stopped"));
@@ -193,6 +217,8 @@ static int print_help(void)
 	buf_put_str(&b, "iamcat connects an energy gateway's web API to an MQTT broker.\n"
 	                "\n"
 	                "usage: iamcat [-c FILE]     run until SIGTERM or Ctrl-C\n"
+	                "       iamcat [-c FILE] check\n"
+	                "                            try the way to the broker step by step\n"
 	                "       iamcat --help        print this\n"
 	                "       iamcat --version     print the version and the embedded root certificates\n"
 	                "\n"
@@ -223,7 +249,7 @@ static int usage_error(const char *what, const char *argument)
 	buf_put_str(&b, "iamcat: ");
 	buf_put_str(&b, what);
 	buf_put_escaped(&b, slice_str(argument), 200);
-	buf_put_str(&b, "\nusage: iamcat [-c FILE], or --help, or --version\n");
+	buf_put_str(&b, "\nusage: iamcat [-c FILE] [check], or --help, or --version\n");
 	write_all(STDERR_FILENO, buf_slice(&b));
 	return EXIT_CONFIG;
 }
@@ -255,6 +281,10 @@ int main(int argc, char **argv)
 			return print_help();
 		if (strcmp(a, "--version") == 0 || strcmp(a, "-V") == 0)
 			return print_version();
+		if (strcmp(a, "check") == 0) {
+			checking = true;
+			continue;
+		}
 		if (strcmp(a, "-c") != 0)
 			return usage_error("unknown argument: ", a);
 		if (++i == argc || argv[i][0] == 0)
@@ -262,9 +292,14 @@ int main(int argc, char **argv)
 		file = argv[i];
 	}
 	forbid_core_dumps();
-	if (!configure(file))
-		return EXIT_CONFIG;
-	log_text(LEVEL_INFO, slice_str("iamcat " IAMCAT_VERSION));
-	run(&in_wait);
-	return EXIT_OK;
+	check_begin(&check, isatty(STDOUT_FILENO), net_now_ms());
+	bool good = configure(file);
+	if (checking)
+		check_configured(&check, good, &config, &anchors[0], &bridge, &net, net_now_ms());
+	if (good) {
+		log_text(LEVEL_INFO, slice_str("iamcat " IAMCAT_VERSION));
+		run(&in_wait);
+	}
+	write_check();
+	return checking ? check.status : good ? EXIT_OK : EXIT_CONFIG;
 }

@@ -87,7 +87,8 @@ static void fail(struct bridge *b, const char *where, const char *why, struct sl
 	if (token_expired(b))
 		wait = 0;
 	b->failures++;
-	bool repeated = b->failure_why == why && now - b->failure_logged_ms < REPEAT_LOG_MS;
+	bool repeated =
+	        b->failure_why == why && now - b->failure_logged_ms < REPEAT_LOG_MS && !b->config->probe;
 	struct buf *log = log_begin(b, repeated ? LEVEL_DEBUG : LEVEL_WARN);
 	buf_put_str(log, where);
 	buf_put_str(log, ": ");
@@ -106,7 +107,7 @@ static void fail(struct bridge *b, const char *where, const char *why, struct sl
 		buf_put_u64(log, b->failure_repeats + 1);
 		buf_put_str(log, ". time");
 	}
-	if (!b->stopping) {
+	if (!b->stopping && !b->config->probe) {
 		buf_put_str(log, "; trying again in ");
 		buf_put_i64(log, wait / 1000);
 		buf_put_byte(log, '.');
@@ -215,7 +216,8 @@ static void take_serial(struct bridge *b)
 	make_topic(b, b->topic_request, sizeof b->topic_request, "/modbus/request");
 	make_topic(b, b->topic_response, sizeof b->topic_response, "/modbus/response");
 	make_topic(b, b->topic_state, sizeof b->topic_state, "/state");
-	b->state_due = b->state.state != API_BUSY; /* one that came before had no topic to go to */
+	/* One that came before had no topic to go to. */
+	b->state_due = b->state.state != API_BUSY && !b->config->probe;
 	struct buf *log = log_begin(b, LEVEL_INFO);
 	buf_put_str(log, "gateway ");
 	buf_put_str(log, b->serial);
@@ -380,7 +382,7 @@ static void say_hello(struct bridge *b)
 	        .user_name = slice_str(c->has_login ? c->user_name : b->serial),
 	        .password = slice_str(c->has_login ? c->password : b->token),
 	        .keep_alive_s = c->keep_alive_s,
-	        .clean_session = b->discarding,
+	        .clean_session = b->discarding || c->probe,
 	};
 	unsigned char mem[256];
 	struct buf will = BUF(mem);
@@ -445,7 +447,7 @@ static void accepted(struct bridge *b, bool session_present)
 	if (b->discarding) { /* MQTT-3.1.2-6: the old session is gone */
 		b->discarding = false;
 		disconnect(b, PHASE_DISCARD);
-	} else if (session_present && session_stale(b)) {
+	} else if (session_present && session_stale(b) && !b->config->probe) {
 		/* What the broker sends until it has answered the ping was waiting: see take_publish. */
 		mqtt_put_pingreq(&b->control);
 		enter(b, PHASE_STALE, REPLY_MS);
@@ -497,6 +499,8 @@ static void take_suback(struct bridge *b, const struct mqtt_packet *k)
 	}
 	if (b->served_since_ms == 0) /* a connection that took over goes on with the same service */
 		b->served_since_ms = b->time.now_ms;
+	if (b->config->probe)
+		b->tick_ms = b->time.now_ms;
 	b->failure_why = NULL;
 	b->failure_repeats = 0;
 	if (!b->passed_over) /* by then the broker may have sent too much already */
@@ -633,7 +637,7 @@ static bool take_publish(struct bridge *b, const struct mqtt_packet *k)
 	bool ours = slice_is(k->topic, b->topic_request);
 	if (control_room(b) < ACK_BYTES)
 		return false;
-	if (ours && b->phase == PHASE_STALE) {
+	if (ours && (b->phase == PHASE_STALE || b->config->probe)) {
 		b->stale++;
 	} else if (ours && k->retain) {
 		log_line(b, LEVEL_WARN,

@@ -1,0 +1,437 @@
+#include "check.h"
+
+#include <string.h>
+
+#include "json.h"
+
+enum { INDENT = 13, WIDTH = 79 };
+
+/* What each step is for, and what to do when it fails. */
+static const struct {
+	const char *name, *expected, *advice;
+} steps[CHECK_STEPS] = {
+        {"configuration", "variables with the values that --help lists",
+                "iamcat --help, and mqtt.env.example"},
+        {"gateway API", "the serial number, by GET /api/crypto",
+                "see that the gateway's web API runs, and that WEB_CONTAINER_HOST and WEB_CONTAINER_PORT "
+                "are right"},
+        {"token", "a token that is valid now, by POST /api/jwt/create",
+                "the log of the gateway's web API; set this machine's clock"},
+        {"name look-up", "the broker's address",
+                "see that MQTT_BROKER_HOST is spelled right, and that a name server of /etc/resolv.conf "
+                "answers"},
+        {"TCP", "a connection to the broker",
+                "see that the broker runs, that MQTT_BROKER_PORT is right (8883 is usual), and that no "
+                "firewall "
+                "is in the way"},
+        {"TLS", "TLS 1.2, and a certificate for the broker's name that comes from a trusted root",
+                "what the line says; MQTT_TLS_SERVER_NAME when the broker has another name in its "
+                "certificate, "
+                "MQTT_ROOT_CA_FILE when it has a CA of its own"},
+        {"CONNECT", "that the broker lets this client in",
+                "the broker's log; this machine's clock; whether the broker allows this client id: it ends "
+                "with -check, so that a running iamcat is not disturbed"},
+        {"SUBSCRIBE", "that this client may subscribe to its requests",
+                "the broker's access rules; MQTT_TOPIC_PREFIX"},
+        {"state", "a JSON object, by GET /api/state",
+                "the log of the gateway's web API; WEB_CONTAINER_TIMEOUT when it is slow"},
+};
+
+/* --- lines --- */
+
+enum mark { NONE, GOOD, BAD, NOTE };
+
+static void put_mark(struct check *c, enum mark mark)
+{
+	static const char *const plain[] = {"     ", "ok   ", "FAIL ", "note "};
+	static const char *const drawn[] = {
+	        "     ", "\033[32m\u2713\033[0m    ", "\033[31m\u2717\033[0m    ", "\033[33m!\033[0m    "};
+	if (c->shown)
+		buf_put_str(&c->out, "\r\033[K");
+	c->shown = false;
+	buf_put_str(&c->out, (c->terminal ? drawn : plain)[mark]);
+}
+
+static void put_blanks(struct check *c, size_t n)
+{
+	while (n-- > 0)
+		buf_put_byte(&c->out, ' ');
+}
+
+/* A text behind INDENT columns; a line end in it begins a new line, and on a terminal so does a word that
+ * does not fit. */
+static void put_text(struct check *c, struct slice text)
+{
+	size_t column = INDENT, word = 0;
+	for (size_t i = 0; i < text.n; i += word) {
+		bool blank = text.p[i] == ' ' || text.p[i] == '\n';
+		for (word = blank; i + word < text.n && text.p[i + word] != ' ' && text.p[i + word] != '\n';)
+			word++;
+		bool wrap = c->terminal && column > INDENT && column + word > WIDTH;
+		if (text.p[i] == '\n' || wrap) {
+			buf_put_byte(&c->out, '\n');
+			put_blanks(c, INDENT);
+			buf_put(&c->out, text.p + i + blank, word - blank);
+			column = INDENT + word - blank;
+		} else {
+			buf_put(&c->out, text.p + i, word);
+			column += word;
+		}
+	}
+	buf_put_byte(&c->out, '\n');
+}
+
+/* "ok    12 ms  TCP: text" */
+static void put_step(struct check *c, enum mark mark, struct slice text)
+{
+	unsigned char mem[sizeof c->said_mem], digits[20];
+	struct buf line = BUF(mem), ms = BUF(digits);
+	buf_put_i64(&ms, c->now_ms - c->since_ms);
+	put_mark(c, mark);
+	put_blanks(c, ms.n < 4 ? 4 - ms.n : 0);
+	buf_put_slice(&c->out, buf_slice(&ms));
+	buf_put_str(&c->out, " ms ");
+	buf_put_str(&line, steps[c->step].name);
+	buf_put_str(&line, ": ");
+	buf_put_slice(&line, text);
+	put_text(c, buf_slice(&line));
+}
+
+/* A line below that of the step. */
+static void put_below(struct check *c, enum mark mark, const char *head, struct slice text)
+{
+	put_mark(c, mark);
+	buf_put_str(&c->out, head);
+	put_blanks(c, INDENT - 5 - strlen(head));
+	put_text(c, text);
+}
+
+static void put_note(struct check *c)
+{
+	if (c->said.n > 0)
+		put_below(c, NOTE, "", buf_slice(&c->said));
+	c->said.n = 0;
+}
+
+/* On a terminal: what is being waited for. */
+static void put_name(struct check *c)
+{
+	if (!c->terminal)
+		return;
+	put_blanks(c, INDENT);
+	buf_put_str(&c->out, steps[c->step].name);
+	c->shown = true;
+}
+
+/* The next step begins. */
+static void next(struct check *c)
+{
+	c->since_ms = c->now_ms;
+	if (++c->step == CHECK_STEPS) {
+		c->over = true;
+		c->status = 0;
+		buf_put_str(&c->out, "all is well\n");
+		return;
+	}
+	put_name(c);
+}
+
+/* The step has failed, as was said: that is the end. */
+static void fail(struct check *c)
+{
+	unsigned char mem[256];
+	struct buf expected = BUF(mem);
+	buf_put_str(&expected, "expected ");
+	buf_put_str(&expected, steps[c->step].expected);
+	put_step(c, BAD, buf_slice(&expected));
+	if (c->said.n > 0)
+		put_below(c, NONE, "found", buf_slice(&c->said));
+	put_below(c, NONE, "try", slice_str(steps[c->step].advice));
+	c->said.n = 0;
+	c->over = true;
+	c->status = CHECK_FAILED + (int)c->step;
+}
+
+void check_log(struct check *c, enum bridge_level level, struct slice text)
+{
+	if (level > LEVEL_WARN)
+		return;
+	if (level == LEVEL_ERROR && c->said.n > 0) /* of the configuration, several belong together */
+		buf_put_byte(&c->said, '\n');
+	else
+		put_note(c);
+	buf_put_slice(&c->said, text);
+}
+
+/* --- what was found --- */
+
+/* The six bits of a base64url character (RFC 4648 §5), -1 for none. */
+static int base64(unsigned char c)
+{
+	return c >= 'A' && c <= 'Z'   ? c - 'A'
+	       : c >= 'a' && c <= 'z' ? c - 'a' + 26
+	       : c >= '0' && c <= '9' ? c - '0' + 52
+	       : c == '-'             ? 62
+	       : c == '_'             ? 63
+	                              : -1;
+}
+
+/* The claims of a token (RFC 7519 §3: its second part), as JSON; empty when it has none. */
+static struct slice claims_of(const char *token, struct buf *mem)
+{
+	const char *c = strchr(token, '.');
+	unsigned bits = 0, n = 0;
+	size_t at;
+	for (c = c != NULL ? c + 1 : ""; base64((unsigned char)*c) >= 0; c++) {
+		bits = bits << 6 | (unsigned)base64((unsigned char)*c);
+		n += 6;
+		if (n >= 8)
+			buf_put_byte(mem, (unsigned char)(bits >> (n -= 8)));
+	}
+	if (mem->full || json_check(buf_slice(mem), NULL, &at) != NULL)
+		return (struct slice){NULL, 0};
+	return buf_slice(mem);
+}
+
+/* A date of a token, a number or text, as text. */
+static struct slice claim(struct slice claims, const char *name, struct buf *mem)
+{
+	unsigned char text[64];
+	struct buf unescaped = BUF(text);
+	struct slice value = claims.n > 0 ? json_get(claims, name) : claims;
+	int64_t s = slice_u64(value, INT64_C(253402300799)); /* the year 9999 */
+	if (s >= 0) {
+		buf_put_time(mem, s * 1000000);
+	} else if (json_kind(value) == JSON_STRING) {
+		json_unescape(&unescaped, value);
+		buf_put_escaped(mem, buf_slice(&unescaped), sizeof text);
+	} else {
+		buf_put_str(mem, "unknown");
+	}
+	struct slice date = buf_slice(mem);
+	if (date.n > 19 && date.p[10] == 'T')
+		date.n = 19; /* to the second */
+	return date;
+}
+
+/* The token's dates against this clock. Text of one form, to the second and in UTC, has the order of time. */
+static void look_at_token(struct check *c, struct buf *t, int64_t wall_us)
+{
+	unsigned char claims_mem[BRIDGE_SECRET_BYTES], iat_mem[256], exp_mem[256], now_mem[32];
+	struct buf claims = BUF(claims_mem), i = BUF(iat_mem), e = BUF(exp_mem), n = BUF(now_mem);
+	struct slice all = claims_of(c->bridge->token, &claims), iat = claim(all, "iat", &i),
+	             exp = claim(all, "exp", &e);
+	buf_put_time(&n, wall_us);
+	n.n = 19;
+	bool comparable = exp.n == 19, expired = comparable && memcmp(exp.p, n.p, 19) <= 0;
+	if (expired)
+		t = &c->said;
+	buf_put_str(t, expired ? "it has expired already: valid from " : "valid from ");
+	buf_put_slice(t, iat);
+	buf_put_str(t, " to ");
+	buf_put_slice(t, exp);
+	buf_put_str(t, ", and this clock says ");
+	buf_put_slice(t, buf_slice(&n));
+	buf_put_str(t, " (UTC)");
+	tls_wipe(claims_mem, sizeof claims_mem);
+	if (expired)
+		fail(c);
+}
+
+static void put_addresses(const struct check *c, struct buf *t)
+{
+	const struct resolve *host = c->broker->host;
+	buf_put_escaped(t, slice_str(host->name), BRIDGE_HOST_BYTES);
+	buf_put_str(t, " is ");
+	for (size_t i = 0; i < host->addresses; i++) {
+		buf_put_str(t, i > 0 ? ", " : "");
+		dns_put_address(t, &host->address[i]);
+	}
+}
+
+/* The chain from the broker's certificate to the root, and how many days all of it is valid for. */
+static void put_chain(const struct check *c, struct buf *t, int64_t now_s)
+{
+	const struct cert_check *k = &c->broker->link->tls->check;
+	int64_t end_s = k->root->not_after_s;
+	for (size_t i = 0; i < k->path_certs; i++) {
+		const struct cert *cert = &k->cert[k->path[i]];
+		buf_put_str(t, "\n");
+		cert_describe(t, cert);
+		if (cert->not_after_s < end_s)
+			end_s = cert->not_after_s;
+	}
+	buf_put_str(t, "\nroot '");
+	buf_put_escaped(t, cert_name_text(k->root->subject), 64);
+	buf_put_str(t, c->config->root_ca_file[0] != 0          ? "' of MQTT_ROOT_CA_FILE"
+	               : c->anchors->list == c->anchors->anchor ? "' of MQTT_ROOT_CA"
+	                                                        : "', which is embedded");
+	buf_put_str(t, ", valid to ");
+	cert_put_day(t, k->root->not_after_s);
+	buf_put_str(t, "; days left for all of them: ");
+	buf_put_i64(t, (end_s - now_s) / 86400);
+}
+
+static const char *cipher(uint16_t suite)
+{
+	switch (suite) {
+	case BR_TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256:
+	case BR_TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256: return "AES128-GCM-SHA256";
+	case BR_TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384:
+	case BR_TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384: return "AES256-GCM-SHA384";
+	default: return "CHACHA20-POLY1305";
+	}
+}
+
+/* Has the step come to its end? Writes what it found. */
+static bool done(struct check *c, struct buf *t, struct bridge_time time)
+{
+	const struct bridge *b = c->bridge;
+	const struct link *l = c->broker->link;
+	bool dialled = b->phase >= PHASE_DIAL && b->phase <= PHASE_SERVE;
+	switch (c->step) {
+	case CHECK_API:
+		buf_put_str(t, "serial number ");
+		buf_put_str(t, b->serial);
+		return b->serial[0] != 0;
+	case CHECK_TOKEN:
+		if (dialled && c->config->bridge.has_login)
+			buf_put_str(t, "none is needed, MQTT_USERNAME is set");
+		else if (dialled)
+			look_at_token(c, t, time.wall_us);
+		return dialled;
+	case CHECK_LOOKUP: put_addresses(c, t); return l->state != LINK_DOWN && c->broker->at > 0;
+	case CHECK_TCP:
+		buf_put_str(t, "connected to ");
+		buf_put_str(t, l->peer);
+		buf_put_str(t, " port ");
+		buf_put_u64(t, l->port);
+		return l->transport;
+	case CHECK_TLS:
+		if (l->state != LINK_UP)
+			return false;
+		buf_put_str(t, "version 1.2, ECDHE-");
+		buf_put_str(t, l->tls->check.cert[0].key.key_type == BR_KEYTYPE_EC ? "ECDSA-" : "RSA-");
+		buf_put_str(t, cipher(l->tls->session.cipher_suite));
+		put_chain(c, t, time.wall_us / 1000000);
+		return true;
+	case CHECK_CONNECT:
+		buf_put_str(t, "accepted, client id ");
+		buf_put_escaped(t, slice_str(c->config->bridge.client_id), BRIDGE_TEXT_BYTES);
+		return b->subscribe_id != 0;
+	case CHECK_SUBSCRIBE:
+		buf_put_escaped(t, slice_str(b->topic_request), sizeof b->topic_request);
+		return b->served_since_ms != 0;
+	case CHECK_STATE:
+		buf_put_u64(t, b->state.reply.body.n);
+		buf_put_str(t, " bytes; it was not published");
+		return b->state.state == API_IDLE && !b->state_due && !b->state_failing;
+	default: return false;
+	}
+}
+
+/* --- the whole --- */
+
+/* In which of the ways that brokers differ in the bridge connects, as a bit. */
+static unsigned way_of(const struct check *c)
+{
+	return 1u << ((unsigned)c->bridge->dates * 2 + c->broker->link->tls->all_suites);
+}
+
+/* A client id of its own: the running iamcat keeps its connection. */
+static void take_client_id(struct check *c)
+{
+	char *id = c->config->bridge.client_id;
+	struct buf b = {(unsigned char *)id, sizeof c->config->bridge.client_id, strlen(id), false};
+	if (b.n == 0)
+		buf_put_str(&b, c->bridge->serial);
+	buf_put_str(&b, "-check");
+	buf_cstr(&b);
+}
+
+/* The bridge has failed. It may go another way, as it does when it serves: then the token is the next step.
+ */
+static void take_failure(struct check *c)
+{
+	unsigned way = way_of(c);
+	c->failures = c->bridge->failures;
+	if ((c->tried & way) != 0) {
+		fail(c);
+		return;
+	}
+	c->tried |= way;
+	put_note(c);
+	put_below(c, NONE, "", slice_str("trying again, in the other way that brokers may want"));
+	c->step = CHECK_TOKEN;
+	c->since_ms = c->now_ms;
+	put_name(c);
+}
+
+void check_begin(struct check *c, bool terminal, int64_t now_ms)
+{
+	c->out = (struct buf)BUF(c->out_mem);
+	c->said = (struct buf)BUF(c->said_mem);
+	c->terminal = terminal;
+	c->status = CHECK_STOPPED;
+	c->since_ms = now_ms;
+}
+
+void check_configured(struct check *c, bool good, struct config *config, const struct tls_anchors *anchors,
+        const struct bridge *bridge, const struct net *net, int64_t now_ms)
+{
+	unsigned char mem[2 * BRIDGE_HOST_BYTES + 64];
+	struct buf text = BUF(mem);
+	c->config = config;
+	c->anchors = anchors;
+	c->bridge = bridge;
+	c->broker = &net->peer[LINK_BROKER];
+	c->now_ms = now_ms;
+	if (!good) {
+		fail(c);
+		return;
+	}
+	config->bridge.probe = true;
+	config->bridge.will = SWITCH_OFF;
+	config->bridge.api_spares = 0;
+	config->log_level = CONFIG_WARN;
+	put_note(c);
+	buf_put_str(&text, "broker ");
+	buf_put_str(&text, config->bridge.broker_host);
+	buf_put_byte(&text, ':');
+	buf_put_u64(&text, config->bridge.broker_port);
+	buf_put_str(&text, ", gateway API ");
+	buf_put_str(&text, config->bridge.api_host);
+	buf_put_byte(&text, ':');
+	buf_put_u64(&text, config->bridge.api_port);
+	put_step(c, GOOD, buf_slice(&text));
+	next(c);
+}
+
+bool check_watch(struct check *c, struct bridge_time time)
+{
+	c->now_ms = time.now_ms;
+	if (c->bridge->stopping && !c->over) {
+		put_below(c, NOTE, "", slice_str("stopped by a signal"));
+		c->over = true;
+	}
+	while (!c->over) {
+		unsigned char mem[sizeof c->said_mem];
+		struct buf text = BUF(mem);
+		c->tried |= c->step == CHECK_API ? way_of(c) : 0;
+		bool good = done(c, &text, time);
+		if (c->over) /* what it found was no good */
+			break;
+		if (!good && (c->bridge->failures != c->failures || c->bridge->state_failing)) {
+			take_failure(c);
+			break;
+		}
+		if (!good)
+			break;
+		put_note(c);
+		put_step(c, GOOD, buf_slice(&text));
+		if (c->step == CHECK_API)
+			take_client_id(c);
+		next(c);
+	}
+	return c->over;
+}
