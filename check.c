@@ -91,8 +91,7 @@ static void put_step(struct check *c, enum mark mark, struct slice text)
 	put_blanks(c, ms.n < 4 ? 4 - ms.n : 0);
 	buf_put_slice(&c->out, buf_slice(&ms));
 	buf_put_str(&c->out, " ms ");
-	buf_put_str(&line, steps[c->step].name);
-	buf_put_str(&line, ": ");
+	buf_put_strs(&line, steps[c->step].name, ": ");
 	buf_put_slice(&line, text);
 	put_text(c, buf_slice(&line));
 }
@@ -136,31 +135,38 @@ static void next(struct check *c)
 	put_name(c);
 }
 
-/* The step has failed, as was said: that is the end. */
-static void fail(struct check *c)
+/* The step has failed: this was found; there may be more. */
+static void put_fault(struct check *c, struct slice found)
 {
 	unsigned char mem[256];
 	struct buf expected = BUF(mem);
-	buf_put_str(&expected, "expected ");
-	buf_put_str(&expected, steps[c->step].expected);
-	put_step(c, BAD, buf_slice(&expected));
-	if (c->said.n > 0)
-		put_below(c, NONE, "found", buf_slice(&c->said));
-	put_below(c, NONE, "try", slice_str(steps[c->step].advice));
-	c->said.n = 0;
-	c->over = true;
+	if (c->status == CHECK_STOPPED) {
+		buf_put_strs(&expected, "expected ", steps[c->step].expected);
+		put_step(c, BAD, buf_slice(&expected));
+	}
+	put_below(c, NONE, c->status == CHECK_STOPPED ? "found" : "", found);
 	c->status = CHECK_FAILED + (int)c->step;
+}
+
+/* The step has failed, as was said: that is the end. */
+static void fail(struct check *c)
+{
+	if (c->said.n > 0 || c->status == CHECK_STOPPED)
+		put_fault(c, buf_slice(&c->said));
+	c->said.n = 0;
+	put_below(c, NONE, "try", slice_str(steps[c->step].advice));
+	c->over = true;
 }
 
 void check_log(struct check *c, enum bridge_level level, struct slice text)
 {
 	if (level > LEVEL_WARN)
 		return;
-	if (level == LEVEL_ERROR && c->said.n > 0) /* of the configuration, several belong together */
-		buf_put_byte(&c->said, '\n');
+	put_note(c);
+	if (level == LEVEL_ERROR) /* one of those of the configuration */
+		put_fault(c, text);
 	else
-		put_note(c);
-	buf_put_slice(&c->said, text);
+		buf_put_slice(&c->said, text);
 }
 
 /* --- what was found --- */
@@ -263,10 +269,11 @@ static void put_chain(const struct check *c, struct buf *t, int64_t now_s)
 	}
 	buf_put_str(t, "\nroot '");
 	buf_put_escaped(t, cert_name_text(k->root->subject), 64);
-	buf_put_str(t, c->config->root_ca_file[0] != 0          ? "' of MQTT_ROOT_CA_FILE"
-	               : c->anchors->list == c->anchors->anchor ? "' of MQTT_ROOT_CA"
-	                                                        : "', which is embedded");
-	buf_put_str(t, ", valid to ");
+	buf_put_strs(t,
+	        c->config->root_ca_file[0] != 0          ? "' of MQTT_ROOT_CA_FILE"
+	        : c->anchors->list == c->anchors->anchor ? "' of MQTT_ROOT_CA"
+	                                                 : "', which is embedded",
+	        ", valid to ");
 	cert_put_day(t, k->root->not_after_s);
 	buf_put_str(t, "; days left for all of them: ");
 	buf_put_i64(t, (end_s - now_s) / 86400);
@@ -290,10 +297,7 @@ static bool done(struct check *c, struct buf *t, struct bridge_time time)
 	const struct link *l = c->broker->link;
 	bool dialled = b->phase >= PHASE_DIAL && b->phase <= PHASE_SERVE;
 	switch (c->step) {
-	case CHECK_API:
-		buf_put_str(t, "serial number ");
-		buf_put_str(t, b->serial);
-		return b->serial[0] != 0;
+	case CHECK_API: buf_put_strs(t, "serial number ", b->serial); return b->serial[0] != 0;
 	case CHECK_TOKEN:
 		if (dialled && c->config->bridge.has_login)
 			buf_put_str(t, "none is needed, MQTT_USERNAME is set");
@@ -302,17 +306,15 @@ static bool done(struct check *c, struct buf *t, struct bridge_time time)
 		return dialled;
 	case CHECK_LOOKUP: put_addresses(c, t); return l->state != LINK_DOWN && c->broker->at > 0;
 	case CHECK_TCP:
-		buf_put_str(t, "connected to ");
-		buf_put_str(t, l->peer);
-		buf_put_str(t, " port ");
+		buf_put_strs(t, "connected to ", l->peer, " port ");
 		buf_put_u64(t, l->port);
 		return l->transport;
 	case CHECK_TLS:
 		if (l->state != LINK_UP)
 			return false;
-		buf_put_str(t, "version 1.2, ECDHE-");
-		buf_put_str(t, l->tls->check.cert[0].key.key_type == BR_KEYTYPE_EC ? "ECDSA-" : "RSA-");
-		buf_put_str(t, cipher(l->tls->session.cipher_suite));
+		buf_put_strs(t, "version 1.2, ECDHE-",
+		        l->tls->check.cert[0].key.key_type == BR_KEYTYPE_EC ? "ECDSA-" : "RSA-",
+		        cipher(l->tls->session.cipher_suite));
 		put_chain(c, t, time.wall_us / 1000000);
 		return true;
 	case CHECK_CONNECT:
@@ -373,7 +375,7 @@ void check_begin(struct check *c, bool terminal, int64_t now_ms)
 	c->said = (struct buf)BUF(c->said_mem);
 	c->terminal = terminal;
 	c->status = CHECK_STOPPED;
-	c->since_ms = now_ms;
+	c->since_ms = c->now_ms = now_ms;
 }
 
 void check_configured(struct check *c, bool good, struct config *config, const struct tls_anchors *anchors,
@@ -385,7 +387,6 @@ void check_configured(struct check *c, bool good, struct config *config, const s
 	c->anchors = anchors;
 	c->bridge = bridge;
 	c->broker = &net->peer[LINK_BROKER];
-	c->now_ms = now_ms;
 	if (!good) {
 		fail(c);
 		return;
@@ -394,14 +395,11 @@ void check_configured(struct check *c, bool good, struct config *config, const s
 	config->bridge.will = SWITCH_OFF;
 	config->bridge.api_spares = 0;
 	config->log_level = CONFIG_WARN;
+	c->now_ms = now_ms;
 	put_note(c);
-	buf_put_str(&text, "broker ");
-	buf_put_str(&text, config->bridge.broker_host);
-	buf_put_byte(&text, ':');
+	buf_put_strs(&text, "broker ", config->bridge.broker_host, ":");
 	buf_put_u64(&text, config->bridge.broker_port);
-	buf_put_str(&text, ", gateway API ");
-	buf_put_str(&text, config->bridge.api_host);
-	buf_put_byte(&text, ':');
+	buf_put_strs(&text, ", gateway API ", config->bridge.api_host, ":");
 	buf_put_u64(&text, config->bridge.api_port);
 	put_step(c, GOOD, buf_slice(&text));
 	next(c);

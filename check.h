@@ -42,7 +42,7 @@ struct check {
 	unsigned failures; /* of the bridge, which were told */
 	unsigned tried;    /* ways to connect: see way_of */
 	struct buf said;   /* the warning of the bridge that was not written yet */
-	unsigned char said_mem[2048], out_mem[16 * 1024];
+	unsigned char said_mem[2048], out_mem[12 * 1024];
 };
 
 /* Begins, with the configuration, from zeroed memory. terminal: the lines are for a person's eyes. */

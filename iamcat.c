@@ -264,7 +264,7 @@ static bool configure(const char *file)
 		config.log_level = CONFIG_INFO;
 	log_lines(LEVEL_WARN, buf_slice(&warnings));
 	log_lines(LEVEL_ERROR, buf_slice(&errors));
-	if (!good)
+	if (!good && !checking)
 		log_text(LEVEL_ERROR, slice_str("nothing was started; iamcat --help lists what can be set"));
 	return good;
 }
