@@ -5,6 +5,8 @@
 #include "core.h"
 #include "json.h"
 
+enum { LOG_AGAIN_MS = 60 * 1000 }; /* the same cause is logged once in this time */
+
 /* --- log lines: a byte of level, the text, a line end --- */
 
 struct buf *log_begin(struct bridge *b, enum bridge_level level)
@@ -16,8 +18,37 @@ struct buf *log_begin(struct bridge *b, enum bridge_level level)
 	return &b->log;
 }
 
+bool log_limited(struct bridge *b, unsigned cause)
+{
+	int64_t now = b->time.now_ms, last = b->cause[cause].logged_ms;
+	if (last != 0 && now - last < LOG_AGAIN_MS) {
+		b->cause[cause].more++;
+		return true;
+	}
+	b->log_more = b->cause[cause].more;
+	b->cause[cause].more = 0;
+	b->cause[cause].logged_ms = now;
+	return false;
+}
+
+struct buf *log_begin_limited(struct bridge *b, enum bridge_level level, unsigned cause)
+{
+	return log_begin(b, log_limited(b, cause) ? LEVEL_DEBUG : level);
+}
+
+void log_line_limited(struct bridge *b, enum bridge_level level, unsigned cause, const char *text)
+{
+	buf_put_str(log_begin_limited(b, level, cause), text);
+	log_end(b);
+}
+
 void log_end(struct bridge *b)
 {
+	if (b->log_more > 0) {
+		buf_put_str(&b->log, "; more of this kind since it was last logged: ");
+		buf_put_u64(&b->log, b->log_more);
+	}
+	b->log_more = 0;
 	buf_put_byte(&b->log, '\n');
 	if (b->log.full) { /* the whole line goes, the earlier ones stay */
 		b->log.n = b->log_at;
@@ -29,6 +60,24 @@ void log_line(struct bridge *b, enum bridge_level level, const char *text)
 {
 	buf_put_str(log_begin(b, level), text);
 	log_end(b);
+}
+
+/* Of some kinds only the count is left to be logged: they came, and then no more. all: do not wait. */
+static void log_rest(struct bridge *b, bool all)
+{
+	static const char *const names[] = {"retained requests", "requests for devices of other gateways",
+	        "requests without room", "connections that ended soon", "the next token",
+	        "dates of the token", "the state"};
+	for (unsigned i = 0; i < BRIDGE_CAUSES; i++) {
+		bool due = all || b->time.now_ms - b->cause[i].logged_ms >= LOG_AGAIN_MS;
+		if (b->cause[i].more == 0 || !due)
+			continue;
+		b->cause[i].logged_ms = 0;
+		log_limited(b, i);
+		buf_put_strs(log_begin(b, LEVEL_WARN), "not logged one by one: ",
+		        i < CAUSE_RETAINED ? request_error_word(i) : names[i - CAUSE_RETAINED]);
+		log_end(b);
+	}
 }
 
 bool bridge_take_log(struct bridge *b, size_t *at, enum bridge_level *level, struct slice *text)
@@ -150,7 +199,7 @@ static const char *state_wrong(const struct api *a, bool *words)
 /* Says once that the state can't be had, and once that it can again. */
 static void log_state(struct bridge *b, const char *wrong)
 {
-	if ((wrong != NULL) == b->state_failing)
+	if ((wrong != NULL) == b->state_failing || (wrong != NULL && log_limited(b, CAUSE_STATE)))
 		return;
 	b->state_failing = wrong != NULL;
 	struct buf *log = log_begin(b, wrong != NULL ? LEVEL_WARN : LEVEL_INFO);
@@ -234,6 +283,7 @@ void bridge_init(struct bridge *b, const struct bridge_config *config, struct tl
 int64_t bridge_step(struct bridge *b, struct bridge_time time)
 {
 	b->time = time;
+	log_rest(b, false);
 	session_step(b);
 	size_t answers = b->outbox.queue.used, requests = b->requests.used;
 	requests_step(b);
@@ -254,6 +304,7 @@ void bridge_stop(struct bridge *b)
 	if (b->stopping)
 		return;
 	b->stopping = true;
+	log_rest(b, true);
 	session_stop(b);
 }
 

@@ -85,6 +85,19 @@ enum bridge_error {
 	ERROR_SHUTTING_DOWN
 };
 
+/* Log lines that can come in any number: of each kind one a minute, with a count of the others. A request
+ * that went wrong is of the kind of its enum bridge_error. */
+enum bridge_cause {
+	CAUSE_RETAINED = ERROR_SHUTTING_DOWN + 1,
+	CAUSE_FOREIGN,
+	CAUSE_PASSED_OVER,
+	CAUSE_EARLY_END,
+	CAUSE_NEXT_TOKEN,
+	CAUSE_DATES,
+	CAUSE_STATE,
+	BRIDGE_CAUSES
+};
+
 struct api {
 	enum api_state state;
 	struct link *link;  /* NULL: it has none, or waits for one */
@@ -129,7 +142,12 @@ struct bridge {
 	enum bridge_level log_level;    /* the driver may set it: no more than this is logged */
 
 	/* its own */
-	size_t log_at; /* where the line that is being written begins */
+	size_t log_at;     /* where the line that is being written begins */
+	uint32_t log_more; /* how many like it were not logged */
+	struct {
+		int64_t logged_ms; /* when the last one was; 0: never */
+		uint32_t more;     /* so many came since */
+	} cause[BRIDGE_CAUSES];
 	struct bridge_time time;
 	int64_t started_ms;
 	uint32_t random;
@@ -187,6 +205,10 @@ struct bridge {
 	/* the requests (requests.c) */
 	struct queue requests;
 	uint32_t last_request;
+	struct {
+		uint32_t number; /* 0: none */
+		uint16_t id;
+	} trace[BRIDGE_TRACED]; /* at debug level: the packets that requests were answered in */
 	struct api call[BRIDGE_CALLS];
 
 	/* connections ahead of need (api.c) */

@@ -7,7 +7,7 @@
 
 #include "dns.h"
 
-enum kind { NUMBER, DATES, LEVEL, SWITCH, TEXT, SECRET, PEM, HOST, PREFIX, RANGES };
+enum kind { NUMBER, DATES, LEVEL, FORMAT, SWITCH, TEXT, SECRET, PEM, HOST, PREFIX, RANGES };
 
 /* One row for each variable: reading, mistakes and --help all come from here. */
 struct variable {
@@ -20,7 +20,7 @@ struct variable {
 };
 
 /* The places of those rows that the code names. */
-enum { BROKER_HOST, ROOT_CA = 4, ROOT_CA_FILE, TLS_NAME, USERNAME, PASSWORD, PASSWORD_FILE, VARIABLES = 22 };
+enum { BROKER_HOST, ROOT_CA = 4, ROOT_CA_FILE, TLS_NAME, USERNAME, PASSWORD, PASSWORD_FILE, VARIABLES = 23 };
 
 #define FIELD(f) offsetof(struct config, f), sizeof(((struct config *)0)->f)
 
@@ -62,11 +62,13 @@ static const struct variable variables[VARIABLES] = {
                 "API connections opened ahead"},
         {"MODBUS_WRITE_ALLOW", "all", RANGES, 0, 0, 0, 0, "all, none, or registers: 100,200-299"},
         {"LOG_LEVEL", "info", LEVEL, FIELD(log_level), 0, 0, "what to log"},
+        {"LOG_FORMAT", "auto", FORMAT, FIELD(log_format), 0, 0, "log lines"},
 };
 
 /* The words for an enum, in its order. */
 static const char *const dates[] = {"auto", "numeric", "iso8601", NULL};
 static const char *const levels[] = {"error", "warn", "info", "debug", NULL};
+static const char *const formats[] = {"auto", "text", "json", "journal", NULL};
 static const char *const switches[] = {"off", "on", NULL};
 _Static_assert(sizeof(enum bridge_dates) == sizeof(unsigned) && sizeof(enum config_level) == sizeof(unsigned),
         "take writes an enum as an unsigned");
@@ -191,7 +193,11 @@ static void mistake(struct reader *r, size_t v, const struct buf *why)
 
 static const char *const *words_of(const struct variable *v)
 {
-	return v->kind == DATES ? dates : v->kind == LEVEL ? levels : v->kind == SWITCH ? switches : NULL;
+	return v->kind == DATES    ? dates
+	       : v->kind == LEVEL  ? levels
+	       : v->kind == FORMAT ? formats
+	       : v->kind == SWITCH ? switches
+	                           : NULL;
 }
 
 /* What is accepted: "5 to 65535", "auto, numeric or iso8601" */
@@ -364,6 +370,7 @@ static void take(struct reader *r, size_t i)
 	case NUMBER:
 	case DATES:
 	case SWITCH:
+	case FORMAT:
 	case LEVEL: ok = take_number(v, to, s, &why); break;
 	case HOST: ok = take_host(v, to, s, &why); break;
 	case RANGES: ok = take_ranges(&r->c->bridge, s, &why); break;

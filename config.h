@@ -16,6 +16,9 @@ enum {
 	                           /* leaves 200 bytes for a topic: 128 - 8 + 64, and "/modbus/response". */
 };
 
+/* How log lines look; auto: journal where the journal is what takes them, text otherwise. */
+enum config_format { CONFIG_AUTO, CONFIG_TEXT, CONFIG_JSON, CONFIG_JOURNAL };
+
 enum config_level { CONFIG_ERROR, CONFIG_WARN, CONFIG_INFO, CONFIG_DEBUG };
 
 struct config {
@@ -23,6 +26,7 @@ struct config {
 	char root_ca_file[CONFIG_PATH_BYTES];  /* MQTT_ROOT_CA_FILE, or "" */
 	char password_file[CONFIG_PATH_BYTES]; /* MQTT_PASSWORD_FILE, or ""; it has been read */
 	enum config_level log_level;
+	enum config_format log_format;
 };
 
 /* Reads file (NULL: mqtt.env in the working directory, which need not be there) and the environment envp,

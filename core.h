@@ -9,6 +9,12 @@ struct buf *log_begin(struct bridge *b, enum bridge_level level);
 void log_end(struct bridge *b);
 void log_line(struct bridge *b, enum bridge_level level, const char *text);
 
+/* The same for a line that can come in any number, see enum bridge_cause: those that are one too many are
+ * counted, and only at debug level logged. */
+struct buf *log_begin_limited(struct bridge *b, enum bridge_level level, unsigned cause);
+void log_line_limited(struct bridge *b, enum bridge_level level, unsigned cause, const char *text);
+bool log_limited(struct bridge *b, unsigned cause); /* counts; is it one too many? */
+
 static inline int64_t earlier(int64_t a, int64_t b)
 {
 	return a < b ? a : b;
@@ -16,6 +22,9 @@ static inline int64_t earlier(int64_t a, int64_t b)
 
 /* 32 pseudo-random bits, for jitter only. */
 uint32_t bridge_random(struct bridge *b);
+
+/* The word for an error, as answers have it (requests.c). */
+const char *request_error_word(enum bridge_error error);
 
 /* Starts the payload of a publish to topic with its timestamp and type; then put the rest. See
  * mqtt_outbox_begin. */
@@ -66,6 +75,9 @@ void requests_init(struct bridge *b);
  * answer now, offer it again. */
 bool requests_take(struct bridge *b, struct slice payload, size_t size);
 void requests_step(struct bridge *b);
+
+/* The PUBACK for the packet id has come: logs it, if it was an answer. */
+void requests_acknowledged(struct bridge *b, uint16_t id);
 
 /* How many requests were accepted and are not answered yet, and how many of these are being executed. */
 size_t requests_waiting(const struct bridge *b);

@@ -3,15 +3,18 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/select.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "bridge.h"
 #include "check.h"
 #include "config.h"
+#include "json.h"
 #include "net.h"
 #include "tls.h"
 
@@ -24,6 +27,7 @@ static struct bridge bridge;
 static struct net net;
 static struct check check;
 static bool checking; /* iamcat check */
+static bool journal;  /* takes the log lines */
 static volatile sig_atomic_t stop_signal;
 
 extern char **environ;
@@ -54,12 +58,51 @@ static bool log_ready(void)
 	return pselect(STDERR_FILENO + 1, NULL, &fds, NULL, &(struct timespec){0, 0}, NULL) != 0;
 }
 
+/* systemd.exec(5): JOURNAL_STREAM is the device and inode of the stream that the journal reads. */
+static bool is_journal(void)
+{
+	unsigned char mem[64];
+	struct buf stream = BUF(mem);
+	struct stat s;
+	const char *given = getenv("JOURNAL_STREAM");
+	if (given == NULL || fstat(STDERR_FILENO, &s) != 0)
+		return false;
+	buf_put_u64(&stream, s.st_dev);
+	buf_put_byte(&stream, ':');
+	buf_put_u64(&stream, s.st_ino);
+	return slice_is(buf_slice(&stream), given);
+}
+
+static void put_line(struct buf *line, enum bridge_level level, struct slice text)
+{
+	static const char *const names[] = {"error", "warn", "info", "debug"};
+	enum config_format format = config.log_format;
+	if (format == CONFIG_JOURNAL || (format == CONFIG_AUTO && journal)) {
+		/* sd-daemon(3): priorities as in syslog(3); the journal knows the time */
+		buf_put_byte(line, '<');
+		buf_put_byte(line, (unsigned char)"3467"[level]);
+		buf_put_byte(line, '>');
+		buf_put_slice(line, text);
+	} else if (format == CONFIG_JSON) {
+		buf_put_str(line, "{\"time\": \"");
+		buf_put_time(line, net_wall_us());
+		buf_put_strs(line, "\", \"level\": \"", names[level], "\", \"message\": ");
+		json_put_string(line, text);
+		buf_put_byte(line, '}');
+	} else {
+		buf_put_time(line, net_wall_us());
+		buf_put_strs(
+		        line, " ", names[level], level == LEVEL_WARN || level == LEVEL_INFO ? "  " : " ");
+		buf_put_slice(line, text);
+	}
+	buf_put_byte(line, '\n');
+}
+
 static void log_text(enum bridge_level level, struct slice text)
 {
-	static const char *const names[] = {" error ", " warn  ", " info  ", " debug "};
 	static uint64_t lost;
-	unsigned char mem[PIPE_BUF]; /* a pipe that is ready takes so much */
-	struct buf line = BUF(mem);
+	unsigned char mem[PIPE_BUF], lost_mem[64]; /* a pipe that is ready takes so much */
+	struct buf line = BUF(mem), more = BUF(lost_mem);
 	if (checking) {
 		check_log(&check, level, text);
 		return;
@@ -71,16 +114,12 @@ static void log_text(enum bridge_level level, struct slice text)
 		return;
 	}
 	if (lost > 0) {
-		buf_put_time(&line, net_wall_us());
-		buf_put_str(&line, " warn  nobody read the log; lines lost: ");
-		buf_put_u64(&line, lost);
-		buf_put_byte(&line, '\n');
+		buf_put_str(&more, "nobody read the log; lines lost: ");
+		buf_put_u64(&more, lost);
+		put_line(&line, LEVEL_WARN, buf_slice(&more));
 		lost = 0;
 	}
-	buf_put_time(&line, net_wall_us());
-	buf_put_str(&line, names[level]);
-	buf_put_slice(&line, text);
-	buf_put_byte(&line, '\n');
+	put_line(&line, level, text);
 	write_all(STDERR_FILENO, buf_slice(&line));
 }
 
@@ -292,6 +331,7 @@ int main(int argc, char **argv)
 		file = argv[i];
 	}
 	forbid_core_dumps();
+	journal = is_journal();
 	check_begin(&check, isatty(STDOUT_FILENO), net_now_ms());
 	bool good = configure(file);
 	if (checking)

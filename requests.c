@@ -78,21 +78,49 @@ static void put_error(struct buf *p, const struct bridge *b, const struct answer
 	buf_put_byte(p, '}');
 }
 
-/* One line for what went wrong, at debug level for what went well. */
-static void log_answer(struct bridge *b, uint32_t number, const struct answer *a)
+const char *request_error_word(enum bridge_error error)
 {
-	struct buf *log = log_begin(b, a->error == ERROR_NONE ? LEVEL_DEBUG : LEVEL_WARN);
+	return error_codes[error];
+}
+
+/* At debug level a request can be followed by its number, from its arrival to the acknowledgement of its
+ * answer. */
+static void log_trace(struct bridge *b, uint32_t number, const char *text, size_t value)
+{
+	struct buf *log = log_begin(b, LEVEL_DEBUG);
 	buf_put_str(log, "request ");
 	buf_put_u64(log, number);
-	if (a->error == ERROR_NONE) {
-		buf_put_str(log, " answered");
-	} else {
-		buf_put_str(log, ": ");
-		buf_put_str(log, error_codes[a->error]);
-		buf_put_str(log, ": ");
-		buf_put_escaped(log, a->sentence, 300);
-	}
+	buf_put_str(log, text);
+	buf_put_u64(log, value);
 	log_end(b);
+}
+
+void requests_acknowledged(struct bridge *b, uint16_t id)
+{
+	size_t i = id % BRIDGE_TRACED;
+	if (b->trace[i].id != id || b->trace[i].number == 0)
+		return;
+	log_trace(b, b->trace[i].number, ": acknowledged, packet ", id);
+	b->trace[i].number = 0;
+}
+
+/* The answer is in the outbox: one line for what went wrong, and at debug level for its packet. */
+static void log_answer(struct bridge *b, uint32_t number, const struct answer *a)
+{
+	uint16_t id = b->outbox.last_id;
+	if (a->error != ERROR_NONE) {
+		struct buf *log = log_begin_limited(b, LEVEL_WARN, a->error);
+		buf_put_str(log, "request ");
+		buf_put_u64(log, number);
+		buf_put_strs(log, ": ", error_codes[a->error], ": ");
+		buf_put_escaped(log, a->sentence, 300);
+		log_end(b);
+	}
+	if (b->log_level < LEVEL_DEBUG)
+		return;
+	log_trace(b, number, ": answered, packet ", id);
+	b->trace[id % BRIDGE_TRACED].id = id;
+	b->trace[id % BRIDGE_TRACED].number = number;
 }
 
 /* Puts an answer into the outbox. urgent: may use the reserve. false: there is no room now. */
@@ -434,6 +462,7 @@ bool requests_take(struct bridge *b, struct slice payload, size_t size)
 		memcpy(r->bytes, payload.p, payload.n);
 	if (r->valid)
 		note_members(b, r);
+	log_trace(b, r->number, ": arrived, bytes: ", size);
 	return true;
 }
 
@@ -615,7 +644,7 @@ static void finish_call(struct bridge *b, struct api *call)
 	if (r != NULL) {
 		struct answer a = {.request = payload_of(r)};
 		if (!take_reply(b, call, &a, &sentence)) {
-			struct buf *log = log_begin(b, LEVEL_INFO);
+			struct buf *log = log_begin_limited(b, LEVEL_INFO, CAUSE_FOREIGN);
 			buf_put_str(log, "request ");
 			buf_put_u64(log, r->number);
 			buf_put_str(log, " is left to other gateways, this one does not know its device (a "

@@ -481,7 +481,7 @@ static void take_connack(struct bridge *b, const struct mqtt_packet *k)
 	fail_broker(b, refusal(k->code), k->code);
 	if ((k->code == 4 || k->code == 5) && b->config->dates == DATES_AUTO && !b->config->has_login) {
 		b->dates = b->dates == DATES_NUMERIC ? DATES_ISO8601 : DATES_NUMERIC;
-		log_line(b, LEVEL_INFO,
+		log_line_limited(b, LEVEL_INFO, CAUSE_DATES,
 		        b->dates == DATES_NUMERIC
 		                ? "the next token has its dates as numbers (MQTT_JWT_DATES=auto)"
 		                : "the next token has its dates as ISO 8601 text (MQTT_JWT_DATES=auto)");
@@ -623,7 +623,7 @@ static void pass_over(struct bridge *b, const struct mqtt_packet *k)
 	b->packet_skip = k->skip;
 	if (b->passed_over)
 		return;
-	log_line(b, LEVEL_WARN,
+	log_line_limited(b, LEVEL_WARN, CAUSE_PASSED_OVER,
 	        "too many requests at once: the broker is asked to send the rest of them again");
 	b->passed_over = true;
 	if (!b->renewing) /* the token is fetched now, or there is none to fetch */
@@ -640,7 +640,7 @@ static bool take_publish(struct bridge *b, const struct mqtt_packet *k)
 	if (ours && (b->phase == PHASE_STALE || b->config->probe)) {
 		b->stale++;
 	} else if (ours && k->retain) {
-		log_line(b, LEVEL_WARN,
+		log_line_limited(b, LEVEL_WARN, CAUSE_RETAINED,
 		        "a retained request is not executed: it may be old (publish requests without "
 		        "retain)");
 	} else if (ours && seen_before(b, k)) {
@@ -691,6 +691,7 @@ static bool take_packet(struct bridge *b, const struct mqtt_packet *k)
 		break;
 	case MQTT_PUBACK:
 		if (!hello && mqtt_outbox_ack(&b->outbox, k->id)) {
+			requests_acknowledged(b, k->id);
 			forget_seen(b, k->id);
 			b->unacknowledged_ms = b->time.now_ms;
 			return true;
@@ -862,7 +863,7 @@ static void note_end(struct bridge *b)
 	}
 	if (++b->early_ends < TAKEOVERS)
 		return;
-	struct buf *log = log_begin(b, LEVEL_WARN);
+	struct buf *log = log_begin_limited(b, LEVEL_WARN, CAUSE_EARLY_END);
 	buf_put_str(log, "the broker ended ");
 	buf_put_u64(log, b->early_ends);
 	buf_put_str(
@@ -909,7 +910,7 @@ static void fetch_token(struct bridge *b)
 	}
 	b->renewing = false;
 	b->renew_ms = now + RENEW_RETRY_MS;
-	struct buf *log = log_begin(b, LEVEL_WARN);
+	struct buf *log = log_begin_limited(b, LEVEL_WARN, CAUSE_NEXT_TOKEN);
 	buf_put_str(log, "gateway API, next token: ");
 	buf_put_str(log, why);
 	buf_put_str(log, "; trying again in 5 s");

@@ -20,6 +20,7 @@ enum {
 	/* requests */
 	BRIDGE_SEEN = 512,           /* QoS 1 requests whose redelivery is recognised; more are not taken */
 	BRIDGE_REQUEST_BYTES = 8192, /* the largest request that is executed */
+	BRIDGE_TRACED = 256, /* answers whose acknowledgement is logged with their request, at debug level */
 	BRIDGE_QUEUE_BYTES = 72 * 1024, /* those that wait: 256 of 200 bytes and more */
 	BRIDGE_CALLS = 2,               /* Modbus calls at a time */
 	BRIDGE_API_LINKS = 4,           /* connections to the API, in use or ahead of need */
