@@ -12,7 +12,7 @@ VERSION_FLAGS := -DIAMCAT_VERSION='"$(VERSION)"' $(if $(BUILD_TIME),-DIAMCAT_BUI
 ALL_CFLAGS = $(BASE) -ffunction-sections -fdata-sections -fstack-protector-strong $(VERSION_FLAGS) $(CFLAGS)
 SANITIZE := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 
-SRC := iamcat.c check.c config.c net.c resolve.c bridge.c session.c requests.c api.c link.c tls.c cert.c mqtt.c http.c dns.c json.c \
+SRC := iamcat.c check.c config.c sandbox.c notify.c net.c resolve.c bridge.c session.c requests.c api.c link.c tls.c cert.c mqtt.c http.c dns.c json.c \
 	queue.c buf.c
 
 ifndef V
@@ -61,6 +61,61 @@ $(STATIC)/%.o: %.c Makefile $(STATIC)/time | $(STATIC)/include
 	$(call Q,compile)$(MUSL)-gcc $(STATIC_CFLAGS) -c -o $@ $<
 $(STATIC)/iamcat: $(SRC:%.c=$(STATIC)/%.o) $(STATIC)/musl.o $(STATIC)/libbearssl.a
 	$(call Q,link   )$(MUSL)-gcc $(STATIC_LDFLAGS) -Wl,-Map=$(STATIC)/map -o $@ $^
+
+# --- to ship: dist/iamcat-VERSION-linux-ARCH and SHA256SUMS ---
+DIST := dist/iamcat-$(VERSION)-linux-
+DIST_ARCHS := amd64:x86-64 arm64:arm64 armhf:armhf
+dist:
+	@for a in $(DIST_ARCHS); do $(MAKE) --no-print-directory static ARCH=$${a%:*} && mkdir -p dist && \
+		install -m 755 build/static/$${a%:*}/iamcat $(DIST)$${a#*:} || exit 1; done
+	@cd dist && sha256sum $(patsubst dist/%,%,$(foreach a,$(DIST_ARCHS),$(DIST)$(lastword $(subst :, ,$a)))) > SHA256SUMS
+	@cat dist/SHA256SUMS
+
+# Two builds of this commit are the same bytes, and each binary is at work: natively, by qemu-user, and once on a kernel
+# of its own architecture that knows Landlock and seccomp.
+DIST_PACKAGES := $(TEST_PACKAGES) qemu-user-static qemu-system-arm cpio git
+test-dist: dist
+	@$(MAKE) --no-print-directory deps PACKAGES="$(DIST_PACKAGES)"
+	@$(MAKE) --no-print-directory $(TOOLS)
+	@VERSION=$(VERSION) $(PYTEST) -v test/e2e/dist.py
+
+# The static binary as an image, for docker load or podman load: make image ARCH=arm64 (or armhf). Always the same bytes.
+IMAGE = dist/iamcat-$(VERSION)-image-$(patsubst $(ARCH):%,%,$(filter $(ARCH):%,$(DIST_ARCHS))).tar
+image: static
+	@mkdir -p dist && $(PYTHON) image.py $(STATIC)/iamcat $(VERSION) $(ARCH) $(IMAGE) && echo "  image   $(IMAGE)"
+
+# The image, built in both ways, at work: needs root.
+IMAGE_PACKAGES := $(TEST_PACKAGES) buildah podman runc debootstrap
+test-image:
+	@$(MAKE) --no-print-directory deps PACKAGES="$(IMAGE_PACKAGES)"
+	@$(MAKE) --no-print-directory image
+	@$(MAKE) --no-print-directory $(TOOLS)
+	@VERSION=$(VERSION) $(PYTEST) -v test/e2e/image.py
+
+# --- to install: make install PREFIX=/usr (BINARY=build/static/amd64/iamcat for the static one) ---
+PREFIX ?= /usr/local
+BINARY ?= iamcat
+BIN = $(DESTDIR)$(PREFIX)/bin
+UNITS = $(DESTDIR)$(PREFIX)/lib/systemd/system
+MAN = $(DESTDIR)$(PREFIX)/share/man/man1
+DOC = $(DESTDIR)$(PREFIX)/share/doc/iamcat
+install: $(BINARY)
+	install -d $(BIN) $(UNITS) $(DOC)
+	install -m 755 $(BINARY) $(BIN)/iamcat
+	sed 's,@BINDIR@,$(PREFIX)/bin,' iamcat.service > $(UNITS)/iamcat.service && chmod 644 $(UNITS)/iamcat.service
+	install -m 644 mqtt.env.example LICENSE $(DOC)
+	[ ! -e iamcat.1 ] || { install -d $(MAN) && install -m 644 iamcat.1 $(MAN); }
+uninstall:
+	rm -f $(BIN)/iamcat $(UNITS)/iamcat.service $(MAN)/iamcat.1 $(DOC)/mqtt.env.example $(DOC)/LICENSE
+	[ ! -d $(DOC) ] || rmdir --ignore-fail-on-non-empty $(DOC)
+
+# The service under a systemd of its own, in a container: needs root.
+SYSTEMD_PACKAGES := $(TEST_PACKAGES) systemd systemd-container debootstrap
+test-systemd: static
+	@$(MAKE) --no-print-directory deps PACKAGES="$(SYSTEMD_PACKAGES)"
+	@$(MAKE) --no-print-directory $(TOOLS)
+	@IAMCAT=$(STATIC)/iamcat $(PYTEST) -v test/e2e/systemd.py
+.PHONY: dist test-dist image test-image install uninstall test-systemd
 
 # --- set-up: what is missing of Debian's packages ---
 BUILD_PACKAGES := gcc libc6-dev libbearssl-dev libjsmn-dev
@@ -173,7 +228,7 @@ VALGRIND_TESTS := test_requests.py $(addprefix test_session.py::test_,duplicates
 PYTEST = PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m pytest -q -p no:cacheprovider
 valgrind: deps count-deps
 	@$(MAKE) --no-print-directory iamcat $(TOOLS)
-	@IAMCAT=test/valgrind $(PYTEST) -n 2 $(addprefix test/e2e/,$(VALGRIND_TESTS))
+	@IAMCAT=test/valgrind SANDBOX=off $(PYTEST) -n 2 $(addprefix test/e2e/,$(VALGRIND_TESTS))
 
 # At RabbitMQ; 55 MB of Debian packages, whose service is not wanted (invoke-rc.d asks policy-rc.d).
 rabbitmq-deps: deps
@@ -185,7 +240,22 @@ rabbitmq-deps: deps
 
 test-rabbitmq: rabbitmq-deps
 	@$(MAKE) --no-print-directory build/san/iamcat $(TOOLS)
-	@IAMCAT=build/san/iamcat $(PYTEST) test/e2e/rabbitmq.py
+	@IAMCAT=build/san/iamcat SANDBOX=off $(PYTEST) test/e2e/rabbitmq.py
+
+# Inside the sandbox: iamcat with a hook that tries what is refused, and all end-to-end tests with the program itself.
+build/hook/%.o: %.c Makefile | build/hook
+	$(call Q,compile)$(CC) $(ALL_CFLAGS) -DIAMCAT_TEST_HOOK -c -o $@ $<
+build/hook/hook.o: test/hook.c Makefile | build/hook
+	$(call Q,compile)$(CC) $(ALL_CFLAGS) -I. -c -o $@ $<
+build/hook/iamcat: $(SRC:%.c=build/hook/%.o) build/hook/hook.o
+	$(call Q,link   )$(CC) -o $@ $^ -lbearssl
+build/hook:
+	@mkdir -p $@
+test-sandbox: deps
+	@$(MAKE) --no-print-directory -j2 iamcat build/hook/iamcat $(TOOLS)
+	@$(PYTEST) test/e2e/sandbox.py
+	@$(PYTEST) -n $(or $(JOBS),6) test/e2e
+.PHONY: test-sandbox
 
 # Random faults for MINUTES on the real thing, counted at both ends; SAN=1: with sanitizers; SEED=n: those faults again.
 MINUTES ?= 2

@@ -7,7 +7,7 @@
 
 #include "dns.h"
 
-enum kind { NUMBER, DATES, LEVEL, FORMAT, SWITCH, TEXT, SECRET, PEM, HOST, PREFIX, RANGES };
+enum kind { NUMBER, DATES, LEVEL, FORMAT, SWITCH, TEXT, SECRET, PEM, HOST, PREFIX, RANGES, USER };
 
 /* One row for each variable: reading, mistakes and --help all come from here. */
 struct variable {
@@ -20,7 +20,7 @@ struct variable {
 };
 
 /* The places of those rows that the code names. */
-enum { BROKER_HOST, ROOT_CA = 4, ROOT_CA_FILE, TLS_NAME, USERNAME, PASSWORD, PASSWORD_FILE, VARIABLES = 23 };
+enum { BROKER_HOST, ROOT_CA = 4, ROOT_CA_FILE, TLS_NAME, USERNAME, PASSWORD, PASSWORD_FILE, VARIABLES = 25 };
 
 #define FIELD(f) offsetof(struct config, f), sizeof(((struct config *)0)->f)
 
@@ -63,6 +63,8 @@ static const struct variable variables[VARIABLES] = {
         {"MODBUS_WRITE_ALLOW", "all", RANGES, 0, 0, 0, 0, "all, none, or registers: 100,200-299"},
         {"LOG_LEVEL", "info", LEVEL, FIELD(log_level), 0, 0, "what to log"},
         {"LOG_FORMAT", "auto", FORMAT, FIELD(log_format), 0, 0, "log lines"},
+        {"SANDBOX", "on", SWITCH, FIELD(sandbox), 0, 0, "give up what is not needed"},
+        {"IAMCAT_USER", "65534", USER, 0, 0, 0, 0, "who to become when started as root"},
 };
 
 /* The words for an enum, in its order. */
@@ -113,7 +115,7 @@ static bool read_file(const char *path, int flags, struct slice *s, int *error, 
 	} reasons[] = {{ENOENT, "no such file"}, {EACCES, "permission denied"}, {EISDIR, "it is a directory"},
 	        {ENOTDIR, "a part of its path is no directory"}, {ELOOP, "too many symbolic links"},
 	        {EFBIG, "it is too large"}, {EAGAIN, "it is a pipe that nobody fills"}};
-	int fd = open(path, O_RDONLY | O_CLOEXEC | flags);
+	int fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC | flags);
 	ssize_t n = fd < 0 ? -1 : 1;
 	*s = (struct slice){text + text_n, 0};
 	while (fd >= 0 && (n > 0 || (n < 0 && errno == EINTR))) {
@@ -354,6 +356,31 @@ static bool take_text(const struct variable *v, char *to, struct slice s, struct
 	return true;
 }
 
+/* A number, or a name of /etc/passwd: a static program has no other way to ask. */
+static bool take_user(struct config *c, struct slice s, struct buf *why)
+{
+	struct slice rest;
+	unsigned char memory[64];
+	struct buf unread = BUF(memory);
+	int error;
+	int64_t uid = slice_u64(s, UINT32_MAX - 1), gid = uid;
+	if (uid < 0 && read_file("/etc/passwd", O_NONBLOCK, &rest, &error, &unread)) {
+		while (uid < 0 && rest.n > 0) {
+			struct slice line = slice_cut(&rest, '\n'), name = slice_cut(&line, ':');
+			slice_cut(&line, ':');
+			if (slice_eq(name, s)) {
+				uid = slice_u64(slice_cut(&line, ':'), UINT32_MAX - 1);
+				gid = slice_u64(slice_cut(&line, ':'), UINT32_MAX - 1);
+			}
+		}
+	}
+	c->uid = (uint32_t)uid;
+	c->gid = (uint32_t)gid;
+	return (uid > 0 && gid > 0) ||
+	       refuse(why,
+	               "expected a number, or a user of /etc/passwd, and not root (SANDBOX=off stays root)");
+}
+
 static void take(struct reader *r, size_t i)
 {
 	const struct variable *v = &variables[i];
@@ -373,6 +400,7 @@ static void take(struct reader *r, size_t i)
 	case FORMAT:
 	case LEVEL: ok = take_number(v, to, s, &why); break;
 	case HOST: ok = take_host(v, to, s, &why); break;
+	case USER: ok = take_user(r->c, s, &why); break;
 	case RANGES: ok = take_ranges(&r->c->bridge, s, &why); break;
 	case PREFIX: ok = check_prefix(s, &why) && take_text(v, to, s, &why); break;
 	case TEXT:
@@ -411,7 +439,8 @@ static bool read_anchors(const char *path, int flags, struct tls_anchors *a, str
 bool config_read_anchors(const struct config *c, struct tls_anchors *a, struct buf *why)
 {
 	/* While the program runs, a pipe must not stop it. */
-	bool ok = c->root_ca_file[0] == 0 || read_anchors(c->root_ca_file, O_NONBLOCK, a, why);
+	const char *path = c->root_ca_path != NULL ? c->root_ca_path : c->root_ca_file;
+	bool ok = path[0] == 0 || read_anchors(path, O_NONBLOCK, a, why);
 	wipe_text();
 	return ok;
 }

@@ -24,9 +24,12 @@ enum config_level { CONFIG_ERROR, CONFIG_WARN, CONFIG_INFO, CONFIG_DEBUG };
 struct config {
 	struct bridge_config bridge;           /* what the core needs */
 	char root_ca_file[CONFIG_PATH_BYTES];  /* MQTT_ROOT_CA_FILE, or "" */
+	const char *root_ca_path;              /* NULL, or the same where nobody can write, see sandbox.c */
 	char password_file[CONFIG_PATH_BYTES]; /* MQTT_PASSWORD_FILE, or ""; it has been read */
 	enum config_level log_level;
 	enum config_format log_format;
+	enum bridge_switch sandbox;
+	uint32_t uid, gid; /* IAMCAT_USER; not 0 */
 };
 
 /* Reads file (NULL: mqtt.env in the working directory, which need not be there) and the environment envp,

@@ -16,6 +16,8 @@
 #include "config.h"
 #include "json.h"
 #include "net.h"
+#include "notify.h"
+#include "sandbox.h"
 #include "tls.h"
 
 enum { EXIT_OK = 0, EXIT_CONFIG = 2, TEXT_BYTES = 8192 };
@@ -216,6 +218,31 @@ static void renew_anchors(void)
 	failing = !good;
 }
 
+/* For the whole time of the loop; what is missing is told, and the service goes on without. */
+static void enter_sandbox(void)
+{
+	unsigned char mem[256];
+	struct buf line = BUF(mem);
+	bool good = config.sandbox == SWITCH_ON && sandbox_enter(&config, &line);
+	if (config.sandbox == SWITCH_OFF)
+		buf_put_str(
+		        &line, "SANDBOX=off: whoever takes this program over can do whatever its user can");
+	log_text(good ? LEVEL_INFO : LEVEL_WARN, buf_slice(&line));
+}
+
+static void tell_refused(void)
+{
+	unsigned char mem[128];
+	struct buf line = BUF(mem);
+	int call = sandbox_refused();
+	if (call < 0)
+		return;
+	buf_put_str(
+	        &line, "sandbox: a system call was refused, which this program does not make; its number: ");
+	buf_put_u64(&line, (uint64_t)call);
+	log_text(LEVEL_ERROR, buf_slice(&line));
+}
+
 /* What is in memory may be a token, a password or a TLS key: it must not end up in a file. */
 static void forbid_core_dumps(void)
 {
@@ -230,15 +257,22 @@ static void run(const sigset_t *in_wait)
 	bridge_init(&bridge, &config.bridge, &tls, &anchors[0], random, now());
 	bridge.log_level = (enum bridge_level)config.log_level;
 	net_init(&net, bridge.link, BRIDGE_LINKS);
+	if (!checking)
+		notify_open();
+	enter_sandbox();
 	while (!bridge_done(&bridge)) {
 		if (stop_signal != 0)
 			bridge_stop(&bridge);
 		int64_t wake_ms = bridge_step(&bridge, now());
+		int64_t notify_ms = notify_step(bridge.phase, net_now_ms());
+		if (notify_ms < wake_ms)
+			wake_ms = notify_ms;
 		write_bridge_log();
 		renew_anchors();
 		bool moved = net_move(&net);
 		if (checking && watch())
 			bridge_stop(&bridge);
+		tell_refused();
 		if (!moved && !bridge_done(&bridge))
 			net_wait(&net, wake_ms, in_wait);
 	}

@@ -8,6 +8,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+const char resolve_hosts[] = "/etc/hosts", resolve_conf[] = "/etc/resolv.conf";
+
 enum { DNS_PORT = 53, PIECE_BYTES = 4096, USER_TIMEOUT_MS = 15 * 1000 };
 
 static void close_socket(int *fd)
@@ -110,7 +112,7 @@ static void read_lines(const char *path, struct resolve *r, struct dns_conf *con
 {
 	unsigned char piece[PIECE_BYTES];
 	size_t n = 0;
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	int fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	for (ssize_t got = fd >= 0; got > 0;) {
 		got = read(fd, piece + n, sizeof piece - n);
 		n += got > 0 ? (size_t)got : 0;
@@ -145,13 +147,13 @@ void resolve_begin(struct resolve *r, uint32_t random, int64_t now_ms)
 	else if (dns_is_localhost(r->name, r->address))
 		r->addresses = 2;
 	else
-		read_lines("/etc/hosts", r, NULL);
+		read_lines(resolve_hosts, r, NULL);
 	if (r->addresses > 0) {
 		r->state = RESOLVE_FOUND;
 		return;
 	}
 	struct dns_conf conf;
-	read_lines("/etc/resolv.conf", r, &conf);
+	read_lines(resolve_conf, r, &conf);
 	dns_begin(&r->dns, r->name, &conf, random, now_ms);
 	r->state = RESOLVE_BUSY;
 }

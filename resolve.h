@@ -14,6 +14,9 @@
  * §9.2). -1 with errno set when it can't be had. */
 int resolve_connect(const struct dns_address *to, uint16_t port, int type, bool lasting);
 
+/* The files that it reads, again and again. */
+extern const char resolve_hosts[], resolve_conf[];
+
 enum resolve_state { RESOLVE_NONE, RESOLVE_BUSY, RESOLVE_FOUND, RESOLVE_FAILED };
 
 struct resolve {

@@ -706,7 +706,8 @@ class Scripted:
 
     def said(self, level: str = "warn") -> list[str]:
         """The log lines of that level so far."""
-        return [m[3] for m in map(LINE.fullmatch, self.cat.log.lines) if m and m[2].strip() == level]
+        return [m[3] for m in map(LINE.fullmatch, self.cat.log.lines)
+                if m and m[2].strip() == level and not m[3].startswith("SANDBOX=off")]
 
     def tokens(self) -> list[str]:
         """The passwords that it has shown to the broker."""

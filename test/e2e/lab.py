@@ -464,6 +464,7 @@ class Lab(contextlib.ExitStack):
         self.ca, self.certificate = authority(), server_certificate()
         with calm():
             self.dir = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory(prefix="iamcat-lab-")))
+            self.dir.chmod(0o755)  # in its sandbox iamcat is no longer root
             self.ca_file, _ = self.ca.save(self.dir, "ca")
 
     def __exit__(self, *error: Any) -> bool | None:
@@ -486,7 +487,9 @@ class Lab(contextlib.ExitStack):
         return [(part.log.name, part.log.tail(lines)) for part in self.parts]
 
     def work_dir(self, name: str) -> pathlib.Path:
-        return pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.dir))
+        work = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.dir))
+        work.chmod(0o755)
+        return work
 
     def test_program(self, kind: type[Process], name: str, *args: str) -> Any:
         """Started, with the members of its start line as attributes."""
@@ -568,7 +571,7 @@ class Lab(contextlib.ExitStack):
             apart = f'mount --bind /etc /etc && mount --make-private /etc && mount --bind "{view}" /etc && exec "$@"'
             whole = subprocess.run(["unshare", "--mount", "true"], stderr=subprocess.DEVNULL).returncode == 0
             within += ["unshare", "--mount", *([] if whole else ["--propagation", "unchanged"]), "sh", "-c", apart, "sh"]
-        passed = ("ASAN_OPTIONS", "UBSAN_OPTIONS", "GCOV_PREFIX", "GCOV_PREFIX_STRIP")
+        passed = ("ASAN_OPTIONS", "UBSAN_OPTIONS", "GCOV_PREFIX", "GCOV_PREFIX_STRIP", "SANDBOX")
         env = {**{name: os.environ[name] for name in passed if name in os.environ}, **env}
         cat = self.start(Process, "iamcat", [binary, *args], work, env, within)
         cat.work, cat.etc = work, None if etc is None else view

@@ -65,4 +65,4 @@ def story(cat: Process, *events: str) -> list[str]:
 
 
 def warnings(cat: Process) -> list[str]:
-    return [m[1] for m in cat.log.find(r" (?:warn|error) +(.*)")]
+    return [m[1] for m in cat.log.find(r" (?:warn|error) +(?! |SANDBOX=off)(.*)")]

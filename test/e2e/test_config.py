@@ -21,8 +21,8 @@ VARIABLES = {
     "MQTT_PASSWORD": None, "MQTT_PASSWORD_FILE": None, "MQTT_CLIENT_ID": None, "MQTT_TOPIC_PREFIX": "iamcat",
     "MQTT_KEEPALIVE": "60", "MQTT_JWT_LIFETIME": "300", "MQTT_JWT_DATES": "auto", "STATE_INTERVAL": "5",
     "WEB_CONTAINER_TIMEOUT": "10", "WEB_CONTAINER_SPARES": "2", "MODBUS_WRITE_ALLOW": "all", "LOG_LEVEL": "info",
-    "LOG_FORMAT": "auto"}
-PASSED = {name: os.environ[name] for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS") if name in os.environ}
+    "LOG_FORMAT": "auto", "SANDBOX": "on", "IAMCAT_USER": "65534"}
+PASSED = {name: os.environ[name] for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS", "SANDBOX") if name in os.environ}
 
 
 def table(*rows: tuple):

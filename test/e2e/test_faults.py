@@ -322,7 +322,7 @@ def test_the_clock_jumps(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     clock = jump(1970)
     cat = lab.iamcat(lab.env(broker, api, MQTT_ROOT_CA_FILE="", MQTT_ROOT_CA=top.cert, STATE_INTERVAL="1",
                              LD_PRELOAD=library, FAKETIME_TIMESTAMP_FILE=str(file), FAKETIME_NO_CACHE="1",
-                             FAKETIME_DONT_FAKE_MONOTONIC="1"))
+                             FAKETIME_DONT_FAKE_MONOTONIC="1", SANDBOX="off"))
     for number, years in enumerate([(1970, 2040, 1970), (2040, 0, 1970)]):
         connection = broker.connection(number)
         assert abs(token_claims(broker.take(CONNECT).password)["iat"] - clock()) < TIMEOUT
@@ -352,7 +352,8 @@ class Limited(Scripted):
 
     def __init__(self, lab: Lab, limit: int, **env: str) -> None:
         self.limit = limit
-        super().__init__(lab, STATE_INTERVAL="1", **env)
+        # Off: what belongs to another user does not get other limits.
+        super().__init__(lab, STATE_INTERVAL="1", SANDBOX="off", **env)
 
     def start(self, lab: Lab, env: dict[str, str]) -> Process:
         return lab.iamcat(env, within=["prlimit", f"--nofile={self.limit}:64"])

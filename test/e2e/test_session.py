@@ -85,7 +85,7 @@ def first(reply: Any, then: Any = None) -> Callable[[Request], Any]:
     ({"MQTT_CLIENT_ID": "roof 7", "MQTT_KEEPALIVE": "65535"}, "roof 7", SERIAL, None, 65535),
     ({"MQTT_USERNAME": "me", "MQTT_PASSWORD": "päß wört", "MQTT_KEEPALIVE": "5"},
      SERIAL, "me", "päß wört", 5),
-    ({"MQTT_USERNAME": "me", "MQTT_PASSWORD": "p", "MQTT_CLIENT_ID": "x"}, "x", "me", "p", 60),
+    ({"MQTT_USERNAME": "me", "MQTT_PASSWORD": "~", "MQTT_CLIENT_ID": "x"}, "x", "me", "~", 60),
 ], ids=["the gateway", "client id", "login", "login and client id"])
 def test_connect_says_who_it_is(env, client_id, user, password, keep_alive, lab: Lab):
     it = Scripted(lab, **env)

@@ -1,0 +1,21 @@
+# The image has one static binary and nothing else. Here:       docker build -t iamcat .
+# For other machines, by cross-compiling:                       docker buildx build --platform linux/arm/v7 -t iamcat .
+FROM --platform=${BUILDPLATFORM:-linux/amd64} docker.io/library/debian:bookworm-slim AS build
+ARG TARGETARCH=amd64
+ARG SOURCE_DATE_EPOCH=
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends make >/dev/null
+COPY . /src/
+WORKDIR /src
+# Without the history the time of the build is that of the newest source.
+RUN arch=$TARGETARCH; [ "$arch" != arm ] || arch=armhf; \
+	make static ARCH=$arch SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(stat -c %Y *.[ch] | sort -n | tail -n 1)} && \
+	cp build/static/$arch/iamcat /iamcat
+
+FROM scratch
+LABEL org.opencontainers.image.title="iamcat" \
+	org.opencontainers.image.description="Bridges an energy gateway's web API and an MQTT broker" \
+	org.opencontainers.image.licenses="MIT"
+COPY --from=build /iamcat /iamcat
+USER 65534:65534
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["/iamcat", "health"]
+ENTRYPOINT ["/iamcat"]

@@ -1,0 +1,103 @@
+"""What is shipped: `make test-dist`. The static binaries are the same bytes in another folder, and each is at work with a
+real broker: natively, by qemu-user, and on a kernel of its own architecture."""
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+
+import pytest
+
+from lab import ROOT, Lab, Process
+from test_places import serve
+
+DIST = ROOT / "dist"
+ARCHS = {"x86-64": None, "arm64": "qemu-aarch64-static", "armhf": "qemu-arm-static"}
+READ = {"function_code": 3, "device_id": "A2332407312", "address": 10056}
+
+
+def path(arch: str) -> pathlib.Path:
+    return DIST / f"iamcat-{os.environ['VERSION']}-linux-{arch}"
+
+
+def test_the_same_bytes_in_another_folder(tmp_path: pathlib.Path):
+    clean = not subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=ROOT, capture_output=True).stdout
+    assert clean, "what is not committed can't be built again: commit, then make test-dist"
+    other = tmp_path / "a folder of another name".replace(" ", "-")
+    subprocess.run(["git", "clone", "-q", ROOT, other], check=True)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    subprocess.run(["make", "-s", "dist"], cwd=other, check=True, stdout=subprocess.DEVNULL, env=env)
+    assert sorted(p.name for p in DIST.iterdir()) == sorted(p.name for p in (other / "dist").iterdir())
+    for file in DIST.iterdir():
+        assert file.read_bytes() == (other / "dist" / file.name).read_bytes(), file.name
+
+
+def test_sums():
+    done = subprocess.run(["sha256sum", "--strict", "-c", "SHA256SUMS"], cwd=DIST, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count(": OK") == len(ARCHS), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_static_and_stripped(arch: str):
+    head = subprocess.run(["readelf", "-lS", path(arch)], capture_output=True, text=True, check=True).stdout
+    assert "INTERP" not in head and "DYNAMIC" not in head and ".symtab" not in head
+    assert str(ROOT).encode() not in path(arch).read_bytes()
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_at_work(lab: Lab, arch: str):
+    """TLS, a request, a state, a stop."""
+    gateway = lab.gateway(device=lab.device())
+    broker = lab.broker(gateway)
+    operator = lab.operator(broker, gateway)
+    mark = broker.log.mark()
+    emulator = ARCHS[arch]
+    program = (pathlib.Path("/usr/bin") / emulator, str(path(arch))) if emulator else (path(arch),)
+    cat = lab.iamcat(lab.env(broker, gateway), *program[1:], binary=program[0])
+    broker.wait_subscribed(cat, since=mark)
+    assert operator.request(READ)["response"]["value"] == 42
+    assert operator.state()["type"] == "gateway_state"
+    cat.wait_log("sandbox: .*files and ports; system calls$" if emulator is None else "sandbox: ")
+    assert cat.stop() == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a root directory and a process 1 of its own need root")
+def test_in_an_empty_root(lab: Lab):
+    """As process 1 with 20 descriptors, where there is nothing but the program: no /dev, no /etc, no /proc."""
+    root = lab.work_dir("root")
+    (root / "iamcat").write_bytes(path("x86-64").read_bytes())
+    (root / "iamcat").chmod(0o555)
+    root.chmod(0o555)
+    cat = serve(lab, "--nofile=20", "unshare", "--pid", "--fork", "--kill-child", "chroot", str(root), "/iamcat",
+                binary=pathlib.Path("/usr/bin/prlimit"))
+    assert not cat.log.find(" warn ")
+    inside, = pathlib.Path(f"/proc/{cat.pid}/task/{cat.pid}/children").read_text().split()
+    os.kill(int(inside), signal.SIGTERM)
+    cat.wait_log("info +stopped")
+    assert cat.wait() == 0
+
+
+@pytest.mark.parametrize("arch, kernel", [("arm64", "aarch64"), ("armhf", "armv7l")])
+def test_on_its_kernel(lab: Lab, arch: str, kernel: str):
+    """The same, inside the sandbox of a real kernel."""
+    gateway = lab.gateway(device=lab.device())
+    broker = lab.broker(gateway)
+    operator = lab.operator(broker, gateway)
+    env = {**lab.env(broker, gateway), "MQTT_BROKER_HOST": "10.0.2.2", "MQTT_TLS_SERVER_NAME": "localhost",
+           "WEB_CONTAINER_HOST": "10.0.2.2", "MQTT_ROOT_CA_FILE": f"/{lab.ca_file.name}"}
+    mark = broker.log.mark()
+    vm = lab.start(Process, "vm", [ROOT / "test" / "vm", arch, path(arch), lab.ca_file,
+                                   *(f"{name}={value}" for name, value in env.items())],
+                   lab.work_dir("vm"), None, None, subprocess.PIPE)
+    vm.out.wait(rf"kernel \S+ {kernel}", timeout=120)
+    broker.log.wait("Sending SUBACK to 0123", timeout=60, since=mark)
+    assert operator.request(READ)["response"]["value"] == 42
+    assert operator.state()["type"] == "gateway_state"
+    assert re.search("info +sandbox: user 65534; files; system calls", vm.out.wait("sandbox: ").string)
+    vm.popen.stdin.write(b"stop\n")
+    vm.popen.stdin.flush()
+    vm.out.wait("info +stopped")
+    vm.out.wait("ended with 0")
+    assert not vm.out.find("refused, which")
+    assert vm.wait() == 0
