@@ -232,4 +232,4 @@ def test_terminal(more: dict[str, str], lab: Lab):
     assert len(crosses) == (1 if more else 0)
     assert "\r\033[K" in text and f"\n{' ' * 13}TLS" in text.replace("\r\n", "\n"), "what is being waited for is shown"
     for line in plain:
-        assert re.match(r"[✓✗] {4,}\d+ ms |     (found|try) +\S| {13}\S|all is well|$", line), line
+        assert re.match(r"[✓✗] {4,}\d+ ms |! {12}SANDBOX=off|     (found|try) +\S| {13}\S|all is well|$", line), line
