@@ -115,7 +115,18 @@ test-systemd: static
 	@$(MAKE) --no-print-directory deps PACKAGES="$(SYSTEMD_PACKAGES)"
 	@$(MAKE) --no-print-directory $(TOOLS)
 	@IAMCAT=$(STATIC)/iamcat $(PYTEST) -v test/e2e/systemd.py
-.PHONY: dist test-dist image test-image install uninstall test-systemd
+
+# All of it, from a clean clone of what is committed: run it before a tag. The tag is v and the version, which is above.
+release-check:
+	@git diff --quiet HEAD || { echo "commit first: only what is committed is checked"; exit 1; }
+	@grep -q '^## $(VERSION) - ' CHANGELOG.md || { echo "CHANGELOG.md has nothing about version $(VERSION)"; exit 1; }
+	@! git rev-parse -q --verify refs/tags/v$(VERSION) >/dev/null || \
+		[ "$$(git rev-parse 'v$(VERSION)^{commit}')" = "$$(git rev-parse HEAD)" ] || \
+		{ echo "version $(VERSION) is released already: raise VERSION in the Makefile"; exit 1; }
+	@work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && git clone -q . "$$work/iamcat" && cd "$$work/iamcat" && \
+		.ci/run && make --no-print-directory test-sandbox test-dist test-image test-systemd && \
+		echo "  release $(VERSION): all checks passed"
+.PHONY: dist test-dist image test-image install uninstall test-systemd release-check
 
 # --- set-up: what is missing of Debian's packages ---
 BUILD_PACKAGES := gcc libc6-dev libbearssl-dev libjsmn-dev
