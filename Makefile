@@ -131,10 +131,10 @@ release-check:
 # --- set-up: what is missing of Debian's packages ---
 BUILD_PACKAGES := gcc libc6-dev libbearssl-dev libjsmn-dev
 TEST_PACKAGES := $(BUILD_PACKAGES) libcmocka-dev libmodbus-dev mosquitto mosquitto-clients mosquitto-dev libmosquitto-dev libssl-dev openssl \
-	ca-certificates python3 python3-pytest python3-pytest-xdist python3-paho-mqtt iproute2 gnutls-bin faketime
+	ca-certificates python3 python3-pytest python3-pytest-xdist python3-paho-mqtt iproute2 gnutls-bin faketime mandoc
 COUNT_PACKAGES := $(BUILD_PACKAGES) openssl valgrind
 FUZZ_PACKAGES := $(BUILD_PACKAGES) clang libclang-rt-14-dev
-LINT_PACKAGES := clang clang-format cppcheck clang-tools
+LINT_PACKAGES := clang clang-format cppcheck clang-tools mandoc
 
 deps: PACKAGES := $(TEST_PACKAGES)
 lint-deps: PACKAGES := $(LINT_PACKAGES)
@@ -287,9 +287,11 @@ include test/firmware/rules.mk
 C_FILES = $(wildcard *.[ch] test/*.[ch] test/*/*.[ch]) test/firmware/*/*.[ch]
 lint: deps lint-deps
 	clang-format --dry-run -Werror $(C_FILES)
-	@$(MAKE) --no-print-directory -j2 lint-clang lint-cppcheck lint-analyzer
+	@$(MAKE) --no-print-directory -j2 lint-clang lint-cppcheck lint-analyzer lint-manual
 	@echo "  lint: nothing found"
 
+lint-manual:
+	mandoc -Tlint iamcat.1
 lint-clang:
 	@for f in $(SRC); do clang $(ALL_CFLAGS) -MF /dev/null -fsyntax-only $$f || exit 1; done
 lint-cppcheck:
@@ -306,6 +308,6 @@ clean:
 
 -include $(wildcard build/*.d build/*/*.d build/static/*/*.d)
 .PHONY: valgrind rabbitmq-deps test-rabbitmq
-.PHONY: all deps lint-deps count-deps fuzz-deps demo test world world-mutations count fuzz roots lint lint-clang lint-cppcheck lint-analyzer clean
+.PHONY: all deps lint-deps count-deps fuzz-deps demo test world world-mutations count fuzz roots lint lint-clang lint-cppcheck lint-analyzer lint-manual clean
 .PHONY: soak
 .PHONY: always static-deps static size

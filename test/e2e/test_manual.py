@@ -1,0 +1,114 @@
+"""The manual page, the README and the program name the same things: every message about a failure, every variable,
+every command."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from lab import IAMCAT, ROOT
+
+MANUAL, README = ROOT / "iamcat.1", ROOT / "README.md"
+TEXT = r'"(?:[^"\\\n]|\\.)*"'
+
+# Of three words and more, in the program's text, but nothing that would need a cure.
+NO_FAILURE = {
+    "embedded root certificates", "usage: iamcat [-c FILE] [check], or --help, or --version",  # the command line
+    "A variable whose value is empty counts as not set.",
+    "MQTT_ROOT_CA_FILE has changed: its certificates are trusted from now on", "this machine's clock has been set",
+    "requests on", "in service: connected to", "connecting anew, for requests that had no room",
+    "the token is about to expire: connecting anew with the next one",
+    "for the", "trying again in", "the broker ended", "bytes; at most", "at byte", "checked for", "issued by",  # parts
+    "serial number", "arrived, bytes", "answered, packet", "acknowledged, packet", "without a path; the port goes into",
+    "the gateway's API", "MQTT_PASSWORD (or MQTT_PASSWORD_FILE)",
+    "No devices open",  # what the API says
+}
+
+
+def plain(text: str) -> str:
+    """Without what joins it to the rest of its line."""
+    return " ".join(text.split()).strip(" ;:,")
+
+
+def texts(code: str) -> list[str]:
+    """The strings in C code, those that stand side by side as one; without comments, assertions, and the table of
+    variables and the text of --help, which test_config.py has."""
+    code = re.sub(rf"({TEXT})|/\*.*?\*/|'(?:\\.|[^'\\])'", lambda m: m[1] or " ", code, flags=re.DOTALL)
+    for what in (r"(?:_S|s)tatic_assert\(.*?\);", r"static const struct variable variables.*?\n};",
+                 r"static int print_help\(void\)\n{.*?\n}"):
+        code = re.sub(what, " ", code, flags=re.DOTALL)
+    found = re.findall(rf"{TEXT}(?:\s*{TEXT})*", code)
+    joined = ("".join(part[1:-1] for part in re.findall(TEXT, one)) for one in found)
+    return [text.replace(r"\n", " ") for text in joined if not re.search(r'\\r|\\":|\\", |^\\"', text)]  # no headers, no members of JSON
+
+
+def program() -> set[str]:
+    """What it can say: every text of three words and more, but for what iamcat check adds to it."""
+    files = [path for path in ROOT.glob("*.c") if path.name != "check.c"]
+    assert len(files) > 15
+    said = {plain(re.sub(r"\\(.)", r"\1", text)) for path in files for text in texts(path.read_text())
+            if len(text.split()) >= 3}
+    # Two texts that are one sentence.
+    whole = "expected only the host name or IP address, without mqtts:// or the like and without a path; the port goes into"
+    part = "expected only the host name or IP address, without mqtts:// or the like and"
+    assert NO_FAILURE <= said, NO_FAILURE - said
+    return {whole if text == part else text for text in said} - NO_FAILURE
+
+
+def manual() -> set[str]:
+    section = MANUAL.read_text().split(".Sh DIAGNOSTICS")[1].split("\n.Sh ")[0]
+    found = re.findall(r'^\.It Sy "(.*)"$', section, re.MULTILINE)
+    assert len(found) == len(set(found)), "a message is there twice"
+    texts = (text.replace('""', '"').replace(r"\&", "").replace(r"\-", "-").replace(r"\e", "\\") for text in found)
+    return set(texts)
+
+
+def readme() -> set[str]:
+    section = README.read_text().split("\n## Troubleshooting\n")[1].split("\n## ")[0]
+    items = [" ".join(item.split()).split(" — ") for item in re.findall(r"^- (.*(?:\n  .*)*)", section, re.MULTILINE)]
+    assert items and all(len(item) == 2 and len(item[1]) > 10 for item in items), "each has cause and cure"
+    return {plain(text) for item in items for text in re.findall("`([^`]+)`", item[0])}
+
+
+@pytest.mark.parametrize("where", [manual, readme])
+def test_every_message_is_explained(where):
+    said, explained = program(), where()
+    assert len(said) > 200
+    assert sorted(said - explained) == [], "to be explained"
+    assert sorted(explained - said) == [], "nobody says this any more"
+
+
+def help_text(binaries: None) -> str:
+    return subprocess.run([IAMCAT, "--help"], capture_output=True, text=True, check=True).stdout
+
+
+def test_every_variable_is_explained(binaries: None):
+    names = re.findall(r"^  ([A-Z_]{6,}) ", help_text(binaries), re.MULTILINE)
+    assert len(names) > 20
+    assert sorted(re.findall(r"^\.It Ev (\S+)$", MANUAL.read_text(), re.MULTILINE)) == sorted(names)
+    table = README.read_text().split("## Configure")[1].split("\n## ")[0]
+    assert set(re.findall(r"`([A-Z]+_[A-Z_]+)`", table)) == set(names)
+
+
+def test_every_command_is_explained(binaries: None):
+    commands = set(re.findall(r"(?:usage:|      ) iamcat (.*?)(?:  |$)", help_text(binaries), re.MULTILINE))
+    synopsis = MANUAL.read_text().split(".Sh SYNOPSIS")[1].split(".Sh ")[0]
+    shown = [re.sub(r"\n\.(Cm|Fl) ", " ", form).replace("\n.Op Fl c Ar file", " [-c FILE]").replace("Fl ", "--")
+             for form in re.split(r"\n\.Nm", synopsis)[1:]]
+    assert {" ".join(form.split()) for form in shown} == commands
+    for command in commands:
+        word = command.removeprefix("[-c FILE]").strip(" -") or "-c FILE"
+        assert f"iamcat {word}" in README.read_text() or f"iamcat --{word}" in README.read_text(), word
+
+
+def test_the_page_is_well_made():
+    """make lint has mandoc; where it is not installed there, this says so."""
+    assert shutil.which("mandoc"), "mandoc is missing: make deps"
+    checked = subprocess.run(["mandoc", "-Tlint", MANUAL], capture_output=True, text=True)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+    page = subprocess.run(["mandoc", "-Tascii", "-Owidth=78", MANUAL], capture_output=True, text=True).stdout
+    plain_page = re.sub(".\b", "", page)
+    assert max(len(line) for line in plain_page.splitlines()) <= 80
+    assert "the broker refuses the client id" in plain_page
+
