@@ -10,31 +10,25 @@ enum { INDENT = 13, WIDTH = 79 };
 static const struct {
 	const char *name, *expected, *advice;
 } steps[CHECK_STEPS] = {
-        {"configuration", "variables with the values that --help lists",
-                "iamcat --help, and mqtt.env.example"},
+        {"configuration", "variables with values that --help lists", "iamcat --help, and mqtt.env.example"},
         {"gateway API", "the serial number, by GET /api/crypto",
-                "see that the gateway's web API runs, and that WEB_CONTAINER_HOST and WEB_CONTAINER_PORT "
-                "are right"},
+                "whether the gateway's web API runs; WEB_CONTAINER_HOST, WEB_CONTAINER_PORT"},
         {"token", "a token that is valid now, by POST /api/jwt/create",
-                "the log of the gateway's web API; set this machine's clock"},
+                "the log of the gateway's web API; this machine's clock"},
         {"name look-up", "the broker's address",
-                "see that MQTT_BROKER_HOST is spelled right, and that a name server of /etc/resolv.conf "
-                "answers"},
+                "the spelling of MQTT_BROKER_HOST; the name servers in /etc/resolv.conf"},
         {"TCP", "a connection to the broker",
-                "see that the broker runs, that MQTT_BROKER_PORT is right (8883 is usual), and that no "
-                "firewall "
-                "is in the way"},
-        {"TLS", "TLS 1.2, and a certificate for the broker's name that comes from a trusted root",
-                "what the line says; MQTT_TLS_SERVER_NAME when the broker has another name in its "
-                "certificate, "
-                "MQTT_ROOT_CA_FILE when it has a CA of its own"},
+                "whether the broker runs; MQTT_BROKER_PORT (8883 is usual); firewalls on the way"},
+        {"TLS", "TLS 1.2, and a certificate for the broker's name from a trusted root",
+                "what the line says; MQTT_TLS_SERVER_NAME if the certificate has another name, "
+                "MQTT_ROOT_CA_FILE if it is of a CA of your own"},
         {"CONNECT", "that the broker lets this client in",
-                "the broker's log; this machine's clock; whether the broker allows this client id: it ends "
-                "with -check, so that a running iamcat is not disturbed"},
+                "the broker's log; this machine's clock; whether the broker allows this client id, which "
+                "ends with -check so that a running iamcat is not disturbed"},
         {"SUBSCRIBE", "that this client may subscribe to its requests",
                 "the broker's access rules; MQTT_TOPIC_PREFIX"},
         {"state", "a JSON object, by GET /api/state",
-                "the log of the gateway's web API; WEB_CONTAINER_TIMEOUT when it is slow"},
+                "the log of the gateway's web API; WEB_CONTAINER_TIMEOUT if it is slow"},
 };
 
 /* --- lines --- */
@@ -81,19 +75,17 @@ static void put_text(struct check *c, struct slice text)
 	buf_put_byte(&c->out, '\n');
 }
 
-/* "ok    12 ms  TCP: text" */
-static void put_step(struct check *c, enum mark mark, struct slice text)
+/* "ok    12 ms TCP: text"; the text begins with the name of the step. */
+static void put_step(struct check *c, enum mark mark, const struct buf *text)
 {
-	unsigned char mem[sizeof c->said_mem], digits[20];
-	struct buf line = BUF(mem), ms = BUF(digits);
+	unsigned char digits[20];
+	struct buf ms = BUF(digits);
 	buf_put_i64(&ms, c->now_ms - c->since_ms);
 	put_mark(c, mark);
 	put_blanks(c, ms.n < 4 ? 4 - ms.n : 0);
 	buf_put_slice(&c->out, buf_slice(&ms));
 	buf_put_str(&c->out, " ms ");
-	buf_put_strs(&line, steps[c->step].name, ": ");
-	buf_put_slice(&line, text);
-	put_text(c, buf_slice(&line));
+	put_text(c, buf_slice(text));
 }
 
 /* A line below that of the step. */
@@ -141,8 +133,8 @@ static void put_fault(struct check *c, struct slice found)
 	unsigned char mem[256];
 	struct buf expected = BUF(mem);
 	if (c->status == CHECK_STOPPED) {
-		buf_put_strs(&expected, "expected ", steps[c->step].expected);
-		put_step(c, BAD, buf_slice(&expected));
+		buf_put_strs(&expected, steps[c->step].name, ": expected ", steps[c->step].expected);
+		put_step(c, BAD, &expected);
 	}
 	put_below(c, NONE, c->status == CHECK_STOPPED ? "found" : "", found);
 	c->status = CHECK_FAILED + (int)c->step;
@@ -185,11 +177,12 @@ static int base64(unsigned char c)
 /* The claims of a token (RFC 7519 §3: its second part), as JSON; empty when it has none. */
 static struct slice claims_of(const char *token, struct buf *mem)
 {
-	const char *c = strchr(token, '.');
+	struct slice rest = slice_str(token);
 	unsigned bits = 0, n = 0;
 	size_t at;
-	for (c = c != NULL ? c + 1 : ""; base64((unsigned char)*c) >= 0; c++) {
-		bits = bits << 6 | (unsigned)base64((unsigned char)*c);
+	slice_cut(&rest, '.');
+	for (size_t i = 0; i < rest.n && base64(rest.p[i]) >= 0; i++) {
+		bits = bits << 6 | (unsigned)base64(rest.p[i]);
 		n += 6;
 		if (n >= 8)
 			buf_put_byte(mem, (unsigned char)(bits >> (n -= 8)));
@@ -397,11 +390,11 @@ void check_configured(struct check *c, bool good, struct config *config, const s
 	config->log_level = CONFIG_WARN;
 	c->now_ms = now_ms;
 	put_note(c);
-	buf_put_strs(&text, "broker ", config->bridge.broker_host, ":");
+	buf_put_strs(&text, steps[c->step].name, ": broker ", config->bridge.broker_host, ":");
 	buf_put_u64(&text, config->bridge.broker_port);
 	buf_put_strs(&text, ", gateway API ", config->bridge.api_host, ":");
 	buf_put_u64(&text, config->bridge.api_port);
-	put_step(c, GOOD, buf_slice(&text));
+	put_step(c, GOOD, &text);
 	next(c);
 }
 
@@ -416,6 +409,7 @@ bool check_watch(struct check *c, struct bridge_time time)
 		unsigned char mem[sizeof c->said_mem];
 		struct buf text = BUF(mem);
 		c->tried |= c->step == CHECK_API ? way_of(c) : 0;
+		buf_put_strs(&text, steps[c->step].name, ": ");
 		bool good = done(c, &text, time);
 		if (c->over) /* what it found was no good */
 			break;
@@ -426,7 +420,7 @@ bool check_watch(struct check *c, struct bridge_time time)
 		if (!good)
 			break;
 		put_note(c);
-		put_step(c, GOOD, buf_slice(&text));
+		put_step(c, GOOD, &text);
 		if (c->step == CHECK_API)
 			take_client_id(c);
 		next(c);

@@ -3,12 +3,10 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/select.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "bridge.h"
@@ -60,19 +58,22 @@ static bool log_ready(void)
 	return pselect(STDERR_FILENO + 1, NULL, &fds, NULL, &(struct timespec){0, 0}, NULL) != 0;
 }
 
-/* systemd.exec(5): JOURNAL_STREAM is the device and inode of the stream that the journal reads. */
+/* systemd.exec(5): JOURNAL_STREAM is the device and inode of the stream that the journal reads, "8:1234";
+ * ours is "socket:[1234]". */
 static bool is_journal(void)
 {
-	unsigned char mem[64];
-	struct buf stream = BUF(mem);
-	struct stat s;
-	const char *given = getenv("JOURNAL_STREAM");
-	if (given == NULL || fstat(STDERR_FILENO, &s) != 0)
-		return false;
-	buf_put_u64(&stream, s.st_dev);
-	buf_put_byte(&stream, ':');
-	buf_put_u64(&stream, s.st_ino);
-	return slice_is(buf_slice(&stream), given);
+	char link[64];
+	ssize_t n = readlink("/proc/self/fd/2", link, sizeof link);
+	struct slice ours = {(const unsigned char *)link, n > 0 ? (size_t)n - 1 : 0};
+	slice_cut(&ours, '[');
+	for (char **e = environ; *e != NULL; e++) {
+		struct slice stream = slice_str(*e);
+		if (!slice_is(slice_cut(&stream, '='), "JOURNAL_STREAM"))
+			continue;
+		slice_cut(&stream, ':');
+		return ours.n > 0 && slice_eq(stream, ours);
+	}
+	return false;
 }
 
 static void put_line(struct buf *line, enum bridge_level level, struct slice text)
