@@ -234,14 +234,14 @@ static void enter_sandbox(void)
 static void tell_refused(void)
 {
 	unsigned char mem[128];
-	struct buf line = BUF(mem);
-	int call = sandbox_refused();
-	if (call < 0)
-		return;
-	buf_put_str(
-	        &line, "sandbox: a system call was refused, which this program does not make; its number: ");
-	buf_put_u64(&line, (uint64_t)call);
-	log_text(LEVEL_ERROR, buf_slice(&line));
+	int call;
+	while ((call = sandbox_refused()) >= 0) {
+		struct buf line = BUF(mem);
+		buf_put_str(&line,
+		        "sandbox: a system call was refused, which this program does not make; its number: ");
+		buf_put_u64(&line, (uint64_t)call);
+		log_text(LEVEL_ERROR, buf_slice(&line));
+	}
 }
 
 /* What is in memory may be a token, a password or a TLS key: it must not end up in a file. */

@@ -143,8 +143,8 @@ static bool restrict_files(const struct config *c, struct buf *said)
 
 /* --- system calls: seccomp --- */
 
-static volatile int refused = -1;
-static unsigned char told[CALLS / 8];
+static volatile unsigned char refused[CALLS]; /* 1: to be told; 2: has been told */
+static volatile bool some_refused;
 
 #ifdef AUDIT_ARCH
 
@@ -232,9 +232,9 @@ static void on_refused(int number, siginfo_t *info, void *context)
 	ucontext_t *on = context;
 	size_t call = (size_t)info->si_syscall;
 	(void)number;
-	if (call < CALLS && (told[call / 8] >> call % 8 & 1) == 0) {
-		told[call / 8] = (unsigned char)(told[call / 8] | 1 << call % 8);
-		refused = (int)call;
+	if (call < CALLS && refused[call] == 0) {
+		refused[call] = 1;
+		some_refused = true;
 	}
 	RESULT(on) = (__typeof__(RESULT(on)))-EPERM;
 }
@@ -303,7 +303,12 @@ bool sandbox_enter(struct config *c, struct buf *said)
 
 int sandbox_refused(void)
 {
-	int call = refused;
-	refused = -1;
-	return call;
+	for (int call = 0; some_refused && call < CALLS; call++) {
+		if (refused[call] == 1) {
+			refused[call] = 2;
+			return call;
+		}
+	}
+	some_refused = false;
+	return -1;
 }

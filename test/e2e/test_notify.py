@@ -68,10 +68,12 @@ def test_ready_when_subscribed_and_stopping(lab: Lab, manager: Manager):
 def test_watchdog(lab: Lab, manager: Manager):
     """Each half of the period, also while nothing else happens; and not when the loop stands still."""
     gateway = lab.gateway()
-    env = {**lab.env(gateway, gateway), "MQTT_BROKER_PORT": "1", "NOTIFY_SOCKET": manager.name,
-           "WATCHDOG_USEC": "100000", "STATE_INTERVAL": "3600"}
+    broker = lab.broker(gateway)
+    env = {**lab.env(broker, gateway), "NOTIFY_SOCKET": manager.name, "WATCHDOG_USEC": "100000",
+           "STATE_INTERVAL": "3600", "WEB_CONTAINER_SPARES": "0"}
     cat = lab.iamcat(env)
-    manager.log.wait("^WATCHDOG=1$", times=10)
+    manager.log.wait("^READY=1$")
+    manager.log.wait("^WATCHDOG=1$", since=manager.log.mark(), times=20)
     cat.send_signal(signal.SIGSTOP)
     with pytest.raises(LabError):
         manager.log.wait("^WATCHDOG=1$", timeout=0.5, since=manager.log.mark(), times=3)
