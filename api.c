@@ -53,14 +53,19 @@ static int64_t rank(const struct bridge *b, size_t i)
 	return b->time.now_ms - b->api_opened_ms[i] < SPARE_OPEN_MS ? INT64_MAX / 2 : INT64_MAX;
 }
 
+size_t api_spares(const struct bridge *b)
+{
+	size_t up = 0;
+	for (size_t i = LINK_API; i < BRIDGE_LINKS; i++)
+		up += !used(b, &b->link[i]) && b->link[i].state == LINK_UP;
+	return up;
+}
+
 /* Of two connections that wait and more, the last one is kept for the state: no Modbus call ever delays it.
  */
 static bool spared(struct bridge *b, const struct api *a)
 {
-	size_t up = 0;
-	for (size_t i = 0; i < BRIDGE_API_LINKS; i++)
-		up += !used(b, link_of(b, i)) && link_of(b, i)->state == LINK_UP;
-	return a != &b->state && b->config->api_spares > 1 && up <= 1;
+	return a != &b->state && b->config->api_spares > 1 && api_spares(b) <= 1;
 }
 
 /* Gives the call a connection, when there is one: rather one that was opened ahead of need. */
@@ -216,12 +221,14 @@ static void read_reply(struct bridge *b, struct api *a, bool ended)
 	if (ended && repeat(b, a))
 		return;
 	long n = http_read(&a->reply, l->in.p, &l->in.n, eof);
-	if (n > 0)
+	if (n > 0) {
 		a->state = API_DONE;
-	else if (n < 0)
+		times_add(&b->stats.api, b->time.now_ms - (a->deadline_ms - b->config->api_timeout_s * 1000));
+	} else if (n < 0) {
 		fail(a, ERROR_API_INVALID_REPLY, a->reply.why);
-	else if (ended)
+	} else if (ended) {
 		fail(a, ERROR_API_INVALID_REPLY, l->why);
+	}
 }
 
 enum api_state api_step(struct bridge *b, struct api *a)

@@ -75,7 +75,7 @@ static void log_rest(struct bridge *b, bool all)
 		b->cause[i].logged_ms = 0;
 		log_limited(b, i);
 		buf_put_strs(log_begin(b, LEVEL_WARN), "not logged one by one: ",
-		        i < CAUSE_RETAINED ? request_error_word(i) : names[i - CAUSE_RETAINED]);
+		        i < CAUSE_RETAINED ? bridge_error_code[i] : names[i - CAUSE_RETAINED]);
 		log_end(b);
 	}
 }
@@ -114,6 +114,24 @@ bool publish_begin(struct bridge *b, const char *topic, const char *type, struct
 	buf_put_str(payload, type);
 	buf_put_byte(payload, '"');
 	return true;
+}
+
+/* --- how long things take --- */
+
+int64_t times_least(size_t i)
+{
+	return i < 2 ? (int64_t)i : (int64_t)(2 + i % 2) << (i / 2 - 1);
+}
+
+void times_add(struct bridge_times *t, int64_t ms)
+{
+	size_t i = 0;
+	while (i < TIMES_BUCKETS - 1 && ms >= times_least(i + 1))
+		i++;
+	t->bucket[i]++;
+	t->sum_ms += ms;
+	if (ms > t->max_ms)
+		t->max_ms = ms;
 }
 
 /* --- the state --- */
@@ -155,13 +173,8 @@ static void put_state(struct buf *p, struct slice object, bool words)
 
 static void put_fallback(struct bridge *b, struct buf *p)
 {
-	int64_t up_ms = b->time.now_ms - b->started_ms;
 	buf_put_str(p, ", \"status\": \"api_unavailable\", \"uptime\": ");
-	buf_put_i64(p, up_ms / 1000);
-	buf_put_byte(p, '.');
-	buf_put_byte(p, (unsigned char)('0' + up_ms / 100 % 10));
-	buf_put_byte(p, (unsigned char)('0' + up_ms / 10 % 10));
-	buf_put_byte(p, (unsigned char)('0' + up_ms % 10));
+	buf_put_seconds(p, b->time.now_ms - b->started_ms);
 	buf_put_str(p, ", \"version\": \"" IAMCAT_VERSION
 	               "\", \"error\": \"Failed to fetch state from web container\"}");
 }
@@ -229,6 +242,12 @@ static void step_state(struct bridge *b)
 		bool words;
 		const char *wrong = state_wrong(a, &words);
 		log_state(b, wrong);
+		if (wrong == NULL) {
+			b->stats.states++;
+			b->stats.state_ms = now;
+		} else {
+			b->stats.states_failed++;
+		}
 		/* Behind the word that we are gone comes none. */
 		if (b->topic_state[0] != 0 && !b->said_offline && !b->config->probe)
 			publish_state(b, wrong == NULL ? a->reply.body : (struct slice){NULL, 0}, words);

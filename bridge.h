@@ -67,7 +67,7 @@ enum api_state {
 	API_FAILED /* error and why say what happened; the caller takes note, then api_finish */
 };
 
-/* The stable words of error answers, in the order of bridge_error_code's table. */
+/* What error answers say, in the order of bridge_error_code. */
 enum bridge_error {
 	ERROR_NONE,
 	ERROR_INVALID_JSON,
@@ -82,8 +82,10 @@ enum bridge_error {
 	ERROR_API_TIMEOUT,       /* it was sent, or waited for its connection; no whole reply in time */
 	ERROR_API_ERROR,         /* a reply with a status that is not 2xx */
 	ERROR_API_INVALID_REPLY, /* no HTTP, no JSON, too large, cut short, or no reply at all */
-	ERROR_SHUTTING_DOWN
+	ERROR_SHUTTING_DOWN,
+	BRIDGE_ERRORS
 };
+extern const char *const bridge_error_code[BRIDGE_ERRORS]; /* "" for ERROR_NONE */
 
 /* Log lines that can come in any number: of each kind one a minute, with a count of the others. A request
  * that went wrong is of the kind of its enum bridge_error. */
@@ -130,6 +132,55 @@ enum bridge_phase {
 	PHASE_LEAVE,   /* stopping: DISCONNECT is on its way */
 	PHASE_DONE     /* the program may end */
 };
+enum { BRIDGE_PHASES = PHASE_DONE + 1 };
+
+/* Why a connection to the broker ended, or could not be made. */
+enum bridge_end {
+	END_API,       /* the gateway's API gave no serial number or no token */
+	END_REFUSED,   /* no address, or no TCP connection */
+	END_TLS,       /* the handshake failed, or what came later was no TLS */
+	END_LOGIN,     /* the broker refused CONNECT */
+	END_SUBSCRIBE, /* it refused the subscription */
+	END_TIMEOUT,   /* it did not answer in time */
+	END_LOST,      /* it was closed, reset, or broken */
+	END_TAKEOVER,  /* the same soon after it began, several times in a row: another client has our id? */
+	END_PROTOCOL,  /* the broker sent what does not belong there */
+	END_TOKEN,     /* the token was renewed, or has expired */
+	END_STALE,     /* to discard a session from too long ago */
+	END_FULL,      /* so that requests that had no room are sent again */
+	BRIDGE_ENDS
+};
+
+/* Why a request was not executed when it came, and got no answer. */
+enum bridge_skip {
+	SKIP_STALE,     /* it is from too long ago */
+	SKIP_DUPLICATE, /* it was executed already */
+	SKIP_RETAINED,  /* it may be old */
+	SKIP_FULL,      /* there was no room; the broker is to send it again */
+	SKIP_OTHERS,    /* it is left to other gateways, as this one does not know the device */
+	BRIDGE_SKIPS
+};
+
+/* How long something took, as a histogram: bucket i counts the times from times_least(i) to below
+ * times_least(i + 1) ms, the last one all that were longer. */
+enum { TIMES_BUCKETS = 32 };
+struct bridge_times {
+	uint32_t bucket[TIMES_BUCKETS];
+	int64_t sum_ms, max_ms;
+};
+void times_add(struct bridge_times *t, int64_t ms);
+int64_t times_least(size_t i); /* 0, 1, 2, 3, 4, 6, 8, 12, 16 … */
+
+/* What is counted from the start on. */
+struct bridge_stats {
+	uint32_t answers[BRIDGE_ERRORS]; /* [ERROR_NONE]: of the API's */
+	uint32_t skipped[BRIDGE_SKIPS];
+	uint32_t ends[BRIDGE_ENDS];
+	uint32_t states, states_failed; /* the API gave one; gave none */
+	int64_t state_ms;               /* when it gave the last one; 0: never */
+	struct bridge_times round_trip; /* from a request's arrival until its answer waits to be sent */
+	struct bridge_times api;        /* from the wish for a call until its whole reply is there */
+};
 
 /* The links to the API belong to nobody: a call takes one that waits, or a new one. */
 enum { BRIDGE_REPLY_BYTES = HTTP_REPLY_BYTES - HTTP_BODY_BYTES + BRIDGE_CALL_BODY_BYTES };
@@ -152,17 +203,17 @@ struct bridge {
 	int64_t started_ms;
 	uint32_t random;
 	bool stopping;
+	struct bridge_stats stats;
 
 	/* the session (session.c) */
 	enum bridge_phase phase;
-	int64_t phase_deadline_ms;
+	int64_t phase_since_ms, phase_deadline_ms;
 	unsigned failures; /* in a row, for the back-off */
 	int64_t served_since_ms;
 	int64_t served_until_ms; /* when the last service ended; 0: there was none */
 	unsigned early_ends;     /* connections in a row that ended soon after they began */
 	bool discarding;         /* the next connection, or this one, is there to discard a stale session */
 	uint32_t stale;          /* requests that were not executed because they are */
-	uint32_t duplicates;     /* requests that came again */
 	struct {
 		uint64_t fingerprint; /* 0: none */
 		uint16_t id;

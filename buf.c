@@ -136,6 +136,13 @@ void buf_put_i64(struct buf *b, int64_t v)
 	put_digits(b, v < 0 ? 0 - (uint64_t)v : (uint64_t)v, 1);
 }
 
+void buf_put_seconds(struct buf *b, int64_t ms)
+{
+	buf_put_i64(b, ms / 1000);
+	buf_put_byte(b, '.');
+	put_digits(b, (uint64_t)(ms % 1000), 3);
+}
+
 void buf_put_u16be(struct buf *b, uint16_t v)
 {
 	unsigned char c[2] = {(unsigned char)(v >> 8), (unsigned char)v};

@@ -58,8 +58,9 @@ void buf_put(struct buf *b, const void *p, size_t n);
 void buf_put_byte(struct buf *b, unsigned char c);
 void buf_put_str(struct buf *b, const char *s); /* without the NUL */
 void buf_put_slice(struct buf *b, struct slice s);
-void buf_put_u64(struct buf *b, uint64_t v); /* decimal */
-void buf_put_i64(struct buf *b, int64_t v);  /* decimal */
+void buf_put_u64(struct buf *b, uint64_t v);     /* decimal */
+void buf_put_i64(struct buf *b, int64_t v);      /* decimal */
+void buf_put_seconds(struct buf *b, int64_t ms); /* with three decimals; not below 0 */
 void buf_put_u16be(struct buf *b, uint16_t v);
 
 /* Text from outside for a log line or an error sentence: printable ASCII as it is, every other byte and the

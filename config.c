@@ -7,7 +7,7 @@
 
 #include "dns.h"
 
-enum kind { NUMBER, DATES, LEVEL, FORMAT, SWITCH, TEXT, SECRET, PEM, HOST, PREFIX, RANGES, USER };
+enum kind { NUMBER, DATES, LEVEL, FORMAT, SWITCH, TEXT, SECRET, PEM, HOST, PREFIX, RANGES, USER, LISTEN };
 
 /* One row for each variable: reading, mistakes and --help all come from here. */
 struct variable {
@@ -20,7 +20,7 @@ struct variable {
 };
 
 /* The places of those rows that the code names. */
-enum { BROKER_HOST, ROOT_CA = 4, ROOT_CA_FILE, TLS_NAME, USERNAME, PASSWORD, PASSWORD_FILE, VARIABLES = 25 };
+enum { BROKER_HOST, ROOT_CA = 4, ROOT_CA_FILE, TLS_NAME, USERNAME, PASSWORD, PASSWORD_FILE, VARIABLES = 28 };
 
 #define FIELD(f) offsetof(struct config, f), sizeof(((struct config *)0)->f)
 
@@ -65,6 +65,10 @@ static const struct variable variables[VARIABLES] = {
         {"LOG_FORMAT", "auto", FORMAT, FIELD(log_format), 0, 0, "log lines"},
         {"SANDBOX", "on", SWITCH, FIELD(sandbox), 0, 0, "give up what is not needed"},
         {"IAMCAT_USER", "65534", USER, 0, 0, 0, 0, "who to become when started as root"},
+        {"STATUS_SOCKET", NULL, TEXT, FIELD(status_socket), 1, CONFIG_SOCKET_BYTES - 1,
+                "its path, or off (default: an abstract one)"},
+        {"METRICS_LISTEN", NULL, LISTEN, 0, 0, 0, 0, "for Prometheus, as in 127.0.0.1:9464"},
+        {"HEALTH_GRACE", "120", NUMBER, FIELD(health_grace_s), 0, 86400, "health: seconds offline"},
 };
 
 /* The words for an enum, in its order. */
@@ -322,6 +326,20 @@ static bool take_ranges(struct bridge_config *b, struct slice s, struct buf *why
 	return true;
 }
 
+static bool take_listen(struct config *c, struct slice s, struct buf *why)
+{
+	const unsigned char *colon = memrchr(s.p, ':', s.n);
+	struct slice host = {s.p, colon ? (size_t)(colon - s.p) : 0};
+	int64_t port = colon ? slice_u64((struct slice){colon + 1, s.n - host.n - 1}, 65535) : -1;
+	/* without brackets the last part of an IPv6 address would pass for a port */
+	bool bare = host.n > 0 && host.p[0] != '[' && memchr(host.p, ':', host.n);
+	if (port < 1 || bare || !dns_read_address(host, &c->metrics_address))
+		return refuse(why, "expected an address of this machine and a port, as in 127.0.0.1:9464 or "
+		                   "[::1]:9464");
+	c->metrics_port = (uint16_t)port;
+	return true;
+}
+
 /* Writes a whole number or the value of an enum. */
 static bool take_number(const struct variable *v, char *to, struct slice s, struct buf *why)
 {
@@ -401,6 +419,7 @@ static void take(struct reader *r, size_t i)
 	case LEVEL: ok = take_number(v, to, s, &why); break;
 	case HOST: ok = take_host(v, to, s, &why); break;
 	case USER: ok = take_user(r->c, s, &why); break;
+	case LISTEN: ok = take_listen(r->c, s, &why); break;
 	case RANGES: ok = take_ranges(&r->c->bridge, s, &why); break;
 	case PREFIX: ok = check_prefix(s, &why) && take_text(v, to, s, &why); break;
 	case TEXT:
@@ -676,7 +695,8 @@ bool config_read(struct config *c, struct tls_anchors *a, const char *file, char
 	}
 	for (size_t v = 0; v < VARIABLES; v++)
 		take(&r, v);
-	take_anchors(&r, a);
+	if (a != NULL)
+		take_anchors(&r, a);
 	take_login(&r);
 	wipe_text();
 	return r.mistakes == 0;

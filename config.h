@@ -6,11 +6,13 @@
 
 #include "buf.h"
 #include "bridge.h"
+#include "dns.h"
 #include "tls.h"
 
 enum {
 	CONFIG_FILE_BYTES = 512 * 1024, /* a file must be smaller; Debian's ca-certificates.crt has 220 kB */
 	CONFIG_PATH_BYTES = 256,
+	CONFIG_SOCKET_BYTES = 108, /* of a socket's path with its NUL, unix(7) */
 	CONFIG_PREFIX_BYTES = 128, /* the most that MQTT_TOPIC_PREFIX and MQTT_CLIENT_ID may have. */
 	CONFIG_SERIAL_BYTES = 64   /* A serial number up to this instead of the one {serial} in the prefix */
 	                           /* leaves 200 bytes for a topic: 128 - 8 + 64, and "/modbus/response". */
@@ -29,12 +31,17 @@ struct config {
 	enum config_level log_level;
 	enum config_format log_format;
 	enum bridge_switch sandbox;
-	uint32_t uid, gid; /* IAMCAT_USER; not 0 */
+	uint32_t uid, gid;                       /* IAMCAT_USER; not 0 */
+	char status_socket[CONFIG_SOCKET_BYTES]; /* STATUS_SOCKET: a path, "" for an abstract name, or "off"
+	                                          */
+	struct dns_address metrics_address;      /* METRICS_LISTEN */
+	uint16_t metrics_port;                   /* 0: nowhere */
+	uint32_t health_grace_s;
 };
 
 /* Reads file (NULL: mqtt.env in the working directory, which need not be there) and the environment envp,
  * which wins. A variable whose value is empty counts as not set, in both. Reads MQTT_PASSWORD_FILE, and the
- * anchors into a: from MQTT_ROOT_CA or MQTT_ROOT_CA_FILE, or else the embedded ones.
+ * anchors into a (NULL: not needed): from MQTT_ROOT_CA or MQTT_ROOT_CA_FILE, or else the embedded ones.
  * Writes one line for each mistake to errors and one for each oddity to warnings, each ended by a newline;
  * reports all of them, not just the first, and never a secret. Returns true when there were no mistakes;
  * otherwise c and a are not to be used. Keeps nothing: c and a are whole, its own copies are wiped. */

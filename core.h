@@ -23,9 +23,6 @@ static inline int64_t earlier(int64_t a, int64_t b)
 /* 32 pseudo-random bits, for jitter only. */
 uint32_t bridge_random(struct bridge *b);
 
-/* The word for an error, as answers have it (requests.c). */
-const char *request_error_word(enum bridge_error error);
-
 /* Starts the payload of a publish to topic with its timestamp and type; then put the rest. See
  * mqtt_outbox_begin. */
 bool publish_begin(struct bridge *b, const char *topic, const char *type, struct buf *payload);
@@ -48,6 +45,9 @@ struct api *api_idle(struct bridge *b);
 
 /* Opens connections ahead of need. Returns when it wants to be called again: INT64_MAX for never. */
 int64_t api_keep_spares(struct bridge *b);
+
+/* How many connections are up and wait. */
+size_t api_spares(const struct bridge *b);
 
 /* Wipes the reply, which may be a token, wherever in the link's memory its bytes have been. */
 void api_wipe(struct api *a);

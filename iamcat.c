@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -16,19 +17,21 @@
 #include "net.h"
 #include "notify.h"
 #include "sandbox.h"
+#include "status.h"
 #include "tls.h"
 
-enum { EXIT_OK = 0, EXIT_CONFIG = 2, TEXT_BYTES = 8192 };
+enum { EXIT_OK = 0, EXIT_UNHEALTHY = 1, EXIT_CONFIG = 2, TEXT_BYTES = 8192 };
 
 static struct config config;
 static struct tls_anchors anchors[2]; /* one is used, the other is read into */
 static struct tls tls;
 static struct bridge bridge;
 static struct net net;
+static struct status status;
 static struct check check;
 static bool checking; /* iamcat check */
 static bool journal;  /* takes the log lines */
-static volatile sig_atomic_t stop_signal;
+static volatile sig_atomic_t stop_signal, debug_signal;
 
 extern char **environ;
 
@@ -163,20 +166,29 @@ static void on_stop(int number)
 	stop_signal = number;
 }
 
-/* SIGTERM and SIGINT are let through in net_wait alone, so that none is missed between a look and the wait.
- */
+static void on_debug(int number)
+{
+	debug_signal = number;
+}
+
+/* SIGTERM, SIGINT and SIGUSR1 are let through in net_wait alone, so that none is missed between a look and
+ * the wait. */
 static void set_up_signals(sigset_t *in_wait)
 {
 	struct sigaction stop = {.sa_handler = on_stop}, ignore = {.sa_handler = SIG_IGN};
+	struct sigaction debug = {.sa_handler = on_debug};
 	sigset_t held;
 	sigemptyset(&held);
 	sigaddset(&held, SIGTERM);
 	sigaddset(&held, SIGINT);
+	sigaddset(&held, SIGUSR1);
 	sigprocmask(SIG_BLOCK, &held, in_wait);
 	sigdelset(in_wait, SIGTERM);
 	sigdelset(in_wait, SIGINT);
+	sigdelset(in_wait, SIGUSR1);
 	sigaction(SIGTERM, &stop, NULL);
 	sigaction(SIGINT, &stop, NULL);
+	sigaction(SIGUSR1, &debug, NULL);
 	sigaction(SIGPIPE, &ignore, NULL);
 	sigaction(SIGHUP, &ignore, NULL);
 }
@@ -251,19 +263,53 @@ static void forbid_core_dumps(void)
 	prlimit(0, RLIMIT_CORE, &(struct rlimit){0, 0}, NULL); /* setrlimit costs 2 kB of musl */
 }
 
+/* SIGUSR1 switches the debug log on and off: off is LOG_LEVEL, or info where that is debug. */
+static void switch_debug(enum config_level usual)
+{
+	bool on = config.log_level != CONFIG_DEBUG;
+	debug_signal = 0;
+	config.log_level = on ? CONFIG_DEBUG : usual != CONFIG_DEBUG ? usual : CONFIG_INFO;
+	bridge.log_level = (enum bridge_level)config.log_level;
+	log_text(
+	        LEVEL_INFO, slice_str(on ? "SIGUSR1: the debug log is on" : "SIGUSR1: the debug log is off"));
+}
+
+/* Answers who asks for the status, and waits for what comes first. */
+static void wait_for_news(int64_t wake_ms, const sigset_t *in_wait)
+{
+	fd_set readable, writable;
+	int top = -1;
+	int64_t now_ms = net_now_ms(), status_ms = status_step(&status, &bridge, now_ms);
+	log_lines(LEVEL_WARN, buf_slice(&status.said));
+	status.said.n = 0;
+	FD_ZERO(&readable);
+	FD_ZERO(&writable);
+	status_want(&status, now_ms, &readable, &writable, &top);
+	net_wait(&net, status_ms < wake_ms ? status_ms : wake_ms, in_wait, &readable, &writable, top);
+	status_ready(&status, &readable, &writable);
+}
+
 static void run(const sigset_t *in_wait)
 {
 	uint32_t random = 0;
+	enum config_level usual = config.log_level;
 	net_random(&random, sizeof random); /* for jitter only: zero does no harm */
 	bridge_init(&bridge, &config.bridge, &tls, &anchors[0], random, now());
 	bridge.log_level = (enum bridge_level)config.log_level;
 	net_init(&net, bridge.link, BRIDGE_LINKS);
-	if (!checking)
+	if (checking) { /* beside the one that runs */
+		memcpy(config.status_socket, "off", sizeof "off");
+		config.metrics_port = 0;
+	} else {
 		notify_open();
+	}
+	status_init(&status, &config, net_now_ms());
 	enter_sandbox();
 	while (!bridge_done(&bridge)) {
 		if (stop_signal != 0)
 			bridge_stop(&bridge);
+		if (debug_signal != 0)
+			switch_debug(usual);
 		int64_t wake_ms = bridge_step(&bridge, now());
 		int64_t notify_ms = notify_step(bridge.phase, net_now_ms());
 		if (notify_ms < wake_ms)
@@ -275,11 +321,59 @@ static void run(const sigset_t *in_wait)
 			bridge_stop(&bridge);
 		tell_refused();
 		if (!moved && !bridge_done(&bridge))
-			net_wait(&net, wake_ms, in_wait);
+			wait_for_news(wake_ms, in_wait);
 	}
+	status_close(&status);
 	log_text(LEVEL_INFO, slice_str("stopped"));
 	tls_forget(&tls);
 	tls_wipe(&config, sizeof config);
+}
+
+/* --- asking the iamcat that runs --- */
+
+/* Asks for the status and writes it, as it came or for people. */
+static bool print_status(bool as_json, bool again)
+{
+	static unsigned char json_mem[FIGURES_BYTES], text_mem[FIGURES_BYTES];
+	struct buf json = BUF(json_mem), text = BUF(text_mem);
+	bool terminal = isatty(STDOUT_FILENO);
+	buf_put_str(&text, again && terminal && !as_json ? "\033[H\033[J" : "");
+	size_t before = text.n;
+	const char *wrong = NULL;
+	bool good = status_ask(&config, &json, &text);
+	if (good && (wrong = figures_put_text(&text, buf_slice(&json), terminal)) != NULL) {
+		text.n = before;
+		text.full = false;
+		buf_put_str(&text, wrong);
+	}
+	good = good && wrong == NULL;
+	if (!good)
+		buf_put_byte(&text, '\n');
+	write_all(good || again ? STDOUT_FILENO : STDERR_FILENO, buf_slice(good && as_json ? &json : &text));
+	return good;
+}
+
+static int run_status(bool as_json, bool again)
+{
+	bool good = print_status(as_json, again);
+	while (again) { /* until Ctrl-C */
+		poll(NULL, 0, 1000);
+		good = print_status(as_json, again);
+	}
+	return good ? EXIT_OK : EXIT_UNHEALTHY;
+}
+
+static int run_health(void)
+{
+	static unsigned char json_mem[FIGURES_BYTES];
+	unsigned char mem[1024];
+	struct buf json = BUF(json_mem), why = BUF(mem), line = BUF(json_mem);
+	bool good = status_ask(&config, &json, &why) && figures_healthy(&why, buf_slice(&json));
+	buf_put_str(&line, good ? "healthy: " : "unhealthy: ");
+	buf_put_slice(&line, buf_slice(&why));
+	buf_put_byte(&line, '\n');
+	write_all(STDOUT_FILENO, buf_slice(&line));
+	return good ? EXIT_OK : EXIT_UNHEALTHY;
 }
 
 /* --- the command line --- */
@@ -293,6 +387,10 @@ static int print_help(void)
 	                "usage: iamcat [-c FILE]     run until SIGTERM or Ctrl-C\n"
 	                "       iamcat [-c FILE] check\n"
 	                "                            try the way to the broker step by step\n"
+	                "       iamcat [-c FILE] status [--json] [--watch]\n"
+	                "                            ask the one that runs how it is doing\n"
+	                "       iamcat [-c FILE] health\n"
+	                "                            exit with 0 if it is healthy, or else 1\n"
 	                "       iamcat --help        print this\n"
 	                "       iamcat --version     print the version and the embedded root certificates\n"
 	                "\n"
@@ -323,17 +421,23 @@ static int usage_error(const char *what, const char *argument)
 	buf_put_str(&b, "iamcat: ");
 	buf_put_str(&b, what);
 	buf_put_escaped(&b, slice_str(argument), 200);
-	buf_put_str(&b, "\nusage: iamcat [-c FILE] [check], or --help, or --version\n");
+	buf_put_str(&b,
+	        "\nusage: iamcat [-c FILE] [check | status [--json] [--watch] | health], or --help, or "
+	        "--version\n");
 	write_all(STDERR_FILENO, buf_slice(&b));
 	return EXIT_CONFIG;
 }
 
-/* Reads the configuration; says what is wrong with it. */
-static bool configure(const char *file)
+/* Reads the configuration; says what is wrong with it: in the log, or plainly to who only asks. */
+static bool configure(const char *file, bool asks)
 {
 	static unsigned char error_mem[TEXT_BYTES], warning_mem[TEXT_BYTES];
 	struct buf errors = BUF(error_mem), warnings = BUF(warning_mem);
-	bool good = config_read(&config, &anchors[0], file, environ, &errors, &warnings);
+	bool good = config_read(&config, asks ? NULL : &anchors[0], file, environ, &errors, &warnings);
+	if (asks) {
+		write_all(STDERR_FILENO, buf_slice(&errors));
+		return good;
+	}
 	if (!good)
 		config.log_level = CONFIG_INFO;
 	log_lines(LEVEL_WARN, buf_slice(&warnings));
@@ -346,29 +450,43 @@ static bool configure(const char *file)
 int main(int argc, char **argv)
 {
 	const char *file = NULL;
+	bool tell = false, health = false, json = false, watch = false;
 	sigset_t in_wait;
 	fill_standard_descriptors();
-	set_up_signals(&in_wait);
 	for (int i = 1; i < argc; i++) {
 		const char *a = argv[i];
+		bool asks = tell || health;
 		if (strcmp(a, "--help") == 0 || strcmp(a, "-h") == 0)
 			return print_help();
 		if (strcmp(a, "--version") == 0 || strcmp(a, "-V") == 0)
 			return print_version();
-		if (strcmp(a, "check") == 0) {
+		if (!asks && strcmp(a, "check") == 0)
 			checking = true;
-			continue;
-		}
-		if (strcmp(a, "-c") != 0)
+		else if (!asks && strcmp(a, "status") == 0)
+			tell = true;
+		else if (!asks && strcmp(a, "health") == 0)
+			health = true;
+		else if (tell && strcmp(a, "--json") == 0)
+			json = true;
+		else if (tell && strcmp(a, "--watch") == 0)
+			watch = true;
+		else if (strcmp(a, "-c") != 0)
 			return usage_error("unknown argument: ", a);
-		if (++i == argc || argv[i][0] == 0)
+		else if (++i == argc || argv[i][0] == 0)
 			return usage_error("-c needs a file name", "");
-		file = argv[i];
+		else
+			file = argv[i];
 	}
 	forbid_core_dumps();
 	journal = is_journal();
 	check_begin(&check, isatty(STDOUT_FILENO), net_now_ms());
-	bool good = configure(file);
+	if (!tell && !health)
+		set_up_signals(&in_wait);
+	bool good = configure(file, tell || health);
+	if (good && tell)
+		return run_status(json, watch);
+	if (good && health)
+		return run_health();
 	if (checking)
 		check_configured(&check, good, &config, &anchors[0], &bridge, &net, net_now_ms());
 	if (good) {

@@ -275,23 +275,20 @@ bool net_move(struct net *net)
 	return moved;
 }
 
-void net_wait(struct net *net, int64_t until_ms, const sigset_t *mask)
+void net_wait(
+        struct net *net, int64_t until_ms, const sigset_t *mask, fd_set *readable, fd_set *writable, int top)
 {
-	fd_set readable, writable;
-	int top = -1;
-	FD_ZERO(&readable);
-	FD_ZERO(&writable);
 	for (size_t i = 0; i < net->hosts; i++)
-		resolve_want(&net->host[i], &readable, &writable, &top);
+		resolve_want(&net->host[i], readable, writable, &top);
 	for (size_t i = 0; i < net->peers; i++) {
 		struct net_peer *p = &net->peer[i];
 		size_t n;
 		if (p->fd < 0)
 			continue;
 		if (p->step == PEER_CONNECT || p->blocked)
-			FD_SET(p->fd, &writable);
+			FD_SET(p->fd, writable);
 		if (p->step == PEER_OPEN && link_recv_buf(p->link, &n) != NULL)
-			FD_SET(p->fd, &readable);
+			FD_SET(p->fd, readable);
 		if (p->fd > top)
 			top = p->fd;
 	}
@@ -300,12 +297,16 @@ void net_wait(struct net *net, int64_t until_ms, const sigset_t *mask)
 	if (wait_ms > 3600 * 1000)
 		wait_ms = 3600 * 1000;
 	struct timespec t = {.tv_sec = (time_t)(wait_ms / 1000), .tv_nsec = (long)(wait_ms % 1000) * 1000000};
-	bool ready = pselect(top + 1, &readable, &writable, NULL, &t, mask) > 0;
+	bool ready = pselect(top + 1, readable, writable, NULL, &t, mask) > 0;
+	if (!ready) { /* after a signal they are as they were */
+		FD_ZERO(readable);
+		FD_ZERO(writable);
+	}
 	for (size_t i = 0; ready && i < net->peers; i++) {
 		struct net_peer *p = &net->peer[i];
 		if (p->fd < 0)
 			continue;
-		p->readable = FD_ISSET(p->fd, &readable);
-		p->writable = FD_ISSET(p->fd, &writable);
+		p->readable = FD_ISSET(p->fd, readable);
+		p->writable = FD_ISSET(p->fd, writable);
 	}
 }

@@ -16,8 +16,9 @@ struct request {
 	uint32_t device; /* hash of its device id, 0 for none: requests of one device run one after the other,
 	                  * and two devices with one hash just do so as well */
 	uint32_t size;   /* of the payload as it arrived; bytes is empty when that was too large */
-	bool valid;      /* it is JSON */
-	bool running;    /* its call is under way */
+	uint32_t arrived_ms; /* the time's lower bits */
+	bool valid;          /* it is JSON */
+	bool running;        /* its call is under way */
 	struct {
 		uint16_t at, n; /* in bytes; n 0: it is missing */
 	} member[MEMBERS];
@@ -35,10 +36,10 @@ struct answer {
 	int status; /* the API's HTTP status, 0 for none */
 };
 
-/* The stable words of the interface, in the order of enum bridge_error. */
-static const char *const error_codes[] = {"", "invalid_json", "not_an_object", "missing_field", "bad_value",
-        "unsupported_function_code", "too_large", "write_refused", "busy", "api_unreachable", "api_timeout",
-        "api_error", "api_invalid_reply", "shutting_down"};
+/* The stable words of the interface. */
+const char *const bridge_error_code[BRIDGE_ERRORS] = {"", "invalid_json", "not_an_object", "missing_field",
+        "bad_value", "unsupported_function_code", "too_large", "write_refused", "busy", "api_unreachable",
+        "api_timeout", "api_error", "api_invalid_reply", "shutting_down"};
 
 static struct slice payload_of(const struct request *r)
 {
@@ -66,7 +67,7 @@ static void put_error(struct buf *p, const struct bridge *b, const struct answer
 	buf_put_str(p, "{\"success\": false, \"error\": ");
 	json_put_string(p, a->sentence);
 	buf_put_str(p, ", \"code\": \"");
-	buf_put_str(p, error_codes[a->error]);
+	buf_put_str(p, bridge_error_code[a->error]);
 	if (a->status != 0) {
 		buf_put_str(p, "\", \"status\": ");
 		buf_put_i64(p, a->status);
@@ -76,11 +77,6 @@ static void put_error(struct buf *p, const struct bridge *b, const struct answer
 	}
 	json_put_string(p, slice_str(b->serial));
 	buf_put_byte(p, '}');
-}
-
-const char *request_error_word(enum bridge_error error)
-{
-	return error_codes[error];
 }
 
 /* At debug level a request can be followed by its number, from its arrival to the acknowledgement of its
@@ -112,7 +108,7 @@ static void log_answer(struct bridge *b, uint32_t number, const struct answer *a
 		struct buf *log = log_begin_limited(b, LEVEL_WARN, a->error);
 		buf_put_str(log, "request ");
 		buf_put_u64(log, number);
-		buf_put_strs(log, ": ", error_codes[a->error], ": ");
+		buf_put_strs(log, ": ", bridge_error_code[a->error], ": ");
 		buf_put_escaped(log, a->sentence, 300);
 		log_end(b);
 	}
@@ -148,6 +144,7 @@ static bool put_answer(struct bridge *b, uint32_t number, const struct answer *a
 	buf_put_byte(&p, '}');
 	if (!mqtt_outbox_commit(&b->outbox, slice_str(b->topic_response), &p, false))
 		return false;
+	b->stats.answers[a->error]++;
 	log_answer(b, number, a);
 	return true;
 }
@@ -455,6 +452,7 @@ bool requests_take(struct bridge *b, struct slice payload, size_t size)
 	}
 	r->number = ++b->last_request;
 	r->size = size > UINT32_MAX ? UINT32_MAX : (uint32_t)size;
+	r->arrived_ms = (uint32_t)b->time.now_ms;
 	r->running = false;
 	r->valid = payload.n > 0 && json_check(payload, NULL, &at) == NULL;
 	r->device = 0;
@@ -543,6 +541,12 @@ static bool start(
 	return false;
 }
 
+/* The request has its answer. */
+static void note_time(struct bridge *b, const struct request *r)
+{
+	times_add(&b->stats.round_trip, (uint32_t)b->time.now_ms - r->arrived_ms);
+}
+
 /* Starts calls while there are idle connections and requests that may run; answers those that can't be
  * executed. */
 static void start_calls(struct bridge *b)
@@ -558,6 +562,7 @@ static void start_calls(struct bridge *b)
 			continue;
 		if (!put_answer(b, r->number, &a, false))
 			return;
+		note_time(b, r);
 		queue_remove(&b->requests, r);
 	}
 }
@@ -651,8 +656,11 @@ static void finish_call(struct bridge *b, struct api *call)
 			                 "prefix of its own, "
 			                 "MQTT_TOPIC_PREFIX with {serial}, would make it answer)");
 			log_end(b);
+			b->stats.skipped[SKIP_OTHERS]++;
 		} else if (!put_answer(b, r->number, &a, false)) {
 			return;
+		} else {
+			note_time(b, r);
 		}
 		queue_remove(&b->requests, r);
 	}

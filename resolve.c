@@ -67,6 +67,25 @@ int resolve_connect(const struct dns_address *to, uint16_t port, int type, bool 
 	return -1;
 }
 
+int resolve_listen(const struct dns_address *at, uint16_t port, int backlog)
+{
+	union address address;
+	socklen_t size = make_address(&address, at, port);
+	int fd = socket(address.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), code = EMFILE;
+	if (fd < 0)
+		return -1;
+	if (fd < FD_SETSIZE) {
+		/* Connections of an earlier run that are in TIME_WAIT must not keep the port. */
+		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int));
+		if (bind(fd, &address.any, size) == 0 && listen(fd, backlog) == 0)
+			return fd;
+		code = errno;
+	}
+	close(fd);
+	errno = code;
+	return -1;
+}
+
 void resolve_init(struct resolve *r, const char *name)
 {
 	r->name = name;

@@ -17,6 +17,9 @@ int resolve_connect(const struct dns_address *to, uint16_t port, int type, bool 
 /* The files that it reads, again and again. */
 extern const char resolve_hosts[], resolve_conf[];
 
+/* Listens there for connections, which do not block and fit into select's sets as well. -1 with errno set. */
+int resolve_listen(const struct dns_address *at, uint16_t port, int backlog);
+
 enum resolve_state { RESOLVE_NONE, RESOLVE_BUSY, RESOLVE_FOUND, RESOLVE_FAILED };
 
 struct resolve {

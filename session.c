@@ -41,6 +41,7 @@ static void enter(struct bridge *b, enum bridge_phase phase, int64_t timeout_ms)
 	if (b->phase == PHASE_SERVE)
 		b->served_until_ms = b->time.now_ms;
 	b->phase = phase;
+	b->phase_since_ms = b->time.now_ms;
 	b->phase_deadline_ms = b->time.now_ms + timeout_ms;
 }
 
@@ -76,7 +77,8 @@ static void drop_token(struct bridge *b)
 /* The session has failed in its present phase: says so (the same reason once a minute), lets go of the
  * connection, and waits before it begins anew. where: what was tried. why: a static sentence; detail: more
  * about it. */
-static void fail(struct bridge *b, const char *where, const char *why, struct slice detail, int code)
+static void fail(struct bridge *b, enum bridge_end end, const char *where, const char *why,
+        struct slice detail, int code)
 {
 	int64_t now = b->time.now_ms;
 	if (b->served_since_ms != 0 && now - b->served_since_ms >= SERVED_MS)
@@ -84,8 +86,11 @@ static void fail(struct bridge *b, const char *where, const char *why, struct sl
 	b->served_since_ms = 0;
 	int64_t most = b->failures < 6 ? BACK_OFF_MS << b->failures : BACK_OFF_MAX_MS;
 	int64_t wait = (int64_t)(((uint64_t)bridge_random(b) * (uint64_t)most) >> 32);
-	if (token_expired(b))
+	if (token_expired(b)) {
 		wait = 0;
+		end = END_TOKEN;
+	}
+	b->stats.ends[end]++;
 	b->failures++;
 	bool repeated =
 	        b->failure_why == why && now - b->failure_logged_ms < REPEAT_LOG_MS && !b->config->probe;
@@ -125,7 +130,7 @@ static void fail(struct bridge *b, const char *where, const char *why, struct sl
 }
 
 /* The same, for the connection to the broker: the log line begins with its host. */
-static void fail_broker(struct bridge *b, const char *why, int code)
+static void fail_broker(struct bridge *b, enum bridge_end end, const char *why, int code)
 {
 	unsigned char mem[BRIDGE_HOST_BYTES + 32];
 	struct buf where = BUF(mem);
@@ -134,7 +139,7 @@ static void fail_broker(struct bridge *b, const char *why, int code)
 	struct slice detail = {NULL, 0};
 	if (why == broker(b)->why)
 		detail = broker(b)->detail;
-	fail(b, buf_cstr(&where), why, detail, code);
+	fail(b, end, buf_cstr(&where), why, detail, code);
 }
 
 static void fail_api(struct bridge *b, const char *what, const char *why, int code)
@@ -144,7 +149,7 @@ static void fail_api(struct bridge *b, const char *what, const char *why, int co
 	buf_put_str(&where, "gateway API ");
 	log_host(&where, b->config->api_host, b->config->api_port);
 	buf_put_str(&where, what);
-	fail(b, buf_cstr(&where), why, (struct slice){NULL, 0}, code);
+	fail(b, END_API, buf_cstr(&where), why, (struct slice){NULL, 0}, code);
 }
 
 /* --- serial number and token --- */
@@ -418,8 +423,9 @@ static const char *refusal(uint8_t code)
 }
 
 /* The connection is to be given up in an orderly way: DISCONNECT, and then the link is closed. */
-static void disconnect(struct bridge *b, enum bridge_phase phase)
+static void disconnect(struct bridge *b, enum bridge_phase phase, enum bridge_end end)
 {
+	b->stats.ends[end]++;
 	mqtt_put_disconnect(&b->control);
 	enter(b, phase, SETTLE_MS);
 }
@@ -446,7 +452,7 @@ static void accepted(struct bridge *b, bool session_present)
 	b->arrived = 0;
 	if (b->discarding) { /* MQTT-3.1.2-6: the old session is gone */
 		b->discarding = false;
-		disconnect(b, PHASE_DISCARD);
+		disconnect(b, PHASE_DISCARD, END_STALE);
 	} else if (session_present && session_stale(b) && !b->config->probe) {
 		/* What the broker sends until it has answered the ping was waiting: see take_publish. */
 		mqtt_put_pingreq(&b->control);
@@ -469,7 +475,7 @@ static void end_stale(struct bridge *b)
 	log_end(b);
 	b->stale = 0;
 	b->discarding = true;
-	disconnect(b, PHASE_DISCARD);
+	disconnect(b, PHASE_DISCARD, END_STALE);
 }
 
 static void take_connack(struct bridge *b, const struct mqtt_packet *k)
@@ -478,7 +484,7 @@ static void take_connack(struct bridge *b, const struct mqtt_packet *k)
 		accepted(b, k->session_present);
 		return;
 	}
-	fail_broker(b, refusal(k->code), k->code);
+	fail_broker(b, END_LOGIN, refusal(k->code), k->code);
 	if ((k->code == 4 || k->code == 5) && b->config->dates == DATES_AUTO && !b->config->has_login) {
 		b->dates = b->dates == DATES_NUMERIC ? DATES_ISO8601 : DATES_NUMERIC;
 		log_line_limited(b, LEVEL_INFO, CAUSE_DATES,
@@ -493,7 +499,8 @@ static void take_suback(struct bridge *b, const struct mqtt_packet *k)
 	if (k->code == 0x80) {
 		if (b->failures < REFUSED_FAILURES) /* such rules do not change from one second to the next */
 			b->failures = REFUSED_FAILURES;
-		fail_broker(b, "the broker refuses the subscription (is the topic allowed for this client?)",
+		fail_broker(b, END_SUBSCRIBE,
+		        "the broker refuses the subscription (is the topic allowed for this client?)",
 		        k->code);
 		return;
 	}
@@ -559,7 +566,6 @@ static bool seen_before(struct bridge *b, const struct mqtt_packet *k)
 	b->seen[at].id = k->id;
 	b->seen[at].ack = ACK_WAITS; /* it goes once more */
 	b->seen[at].earlier = false;
-	b->duplicates++;
 	return true;
 }
 
@@ -620,6 +626,7 @@ static void forget_seen(struct bridge *b, uint16_t id)
  * order: the broker sends them again when the connection is made anew, see renew. */
 static void pass_over(struct bridge *b, const struct mqtt_packet *k)
 {
+	b->stats.skipped[SKIP_FULL]++;
 	b->packet_skip = k->skip;
 	if (b->passed_over)
 		return;
@@ -639,11 +646,14 @@ static bool take_publish(struct bridge *b, const struct mqtt_packet *k)
 		return false;
 	if (ours && (b->phase == PHASE_STALE || b->config->probe)) {
 		b->stale++;
+		b->stats.skipped[SKIP_STALE]++;
 	} else if (ours && k->retain) {
+		b->stats.skipped[SKIP_RETAINED]++;
 		log_line_limited(b, LEVEL_WARN, CAUSE_RETAINED,
 		        "a retained request is not executed: it may be old (publish requests without "
 		        "retain)");
 	} else if (ours && seen_before(b, k)) {
+		b->stats.skipped[SKIP_DUPLICATE]++;
 		log_line(b, LEVEL_DEBUG,
 		        "a request came again, as its acknowledgement was lost: not executed again");
 	} else if (ours && b->passed_over) {
@@ -652,9 +662,11 @@ static bool take_publish(struct bridge *b, const struct mqtt_packet *k)
 	} else if (ours) {
 		int fresh = k->qos == 2 ? mqtt_received_add(&b->received, k->id) : 1;
 		if (fresh < 0) {
-			fail_broker(b, "the broker sends too many QoS 2 messages without releasing them", 0);
+			fail_broker(b, END_PROTOCOL,
+			        "the broker sends too many QoS 2 messages without releasing them", 0);
 			return true;
 		}
+		b->stats.skipped[SKIP_DUPLICATE] += fresh == 0;
 		bool place = k->qos != 1 || seen_place(b, k) < BRIDGE_SEEN;
 		if (!place || (fresh > 0 && !requests_take(b, k->payload, size))) {
 			mqtt_received_release(&b->received, k->id);
@@ -717,7 +729,8 @@ static bool take_packet(struct bridge *b, const struct mqtt_packet *k)
 	default: break;
 	}
 	if (k->type != MQTT_CONNACK || !hello)
-		fail_broker(b, "the broker sent a packet that does not belong here", (int)k->type);
+		fail_broker(
+		        b, END_PROTOCOL, "the broker sent a packet that does not belong here", (int)k->type);
 	return true;
 }
 
@@ -738,7 +751,7 @@ static void read_packets(struct bridge *b)
 		const char *why = NULL;
 		long n = mqtt_read(b->packet + at, b->packet_n - at, sizeof b->packet, &k, &why);
 		if (n < 0)
-			fail_broker(b, why, 0);
+			fail_broker(b, END_PROTOCOL, why, 0);
 		if (n <= 0 || !take_packet(b, &k))
 			break;
 		at += (size_t)n;
@@ -842,9 +855,9 @@ static void keep_alive(struct bridge *b)
 		b->unacknowledged_ms = 0;
 	/* In the middle of a large packet the broker can't answer: its time begins anew with each piece. */
 	if (b->ping_ms != 0 && now - later(b->ping_ms, b->skipped_ms) >= REPLY_MS)
-		fail_broker(b, "the broker did not answer a ping", 0);
+		fail_broker(b, END_TIMEOUT, "the broker did not answer a ping", 0);
 	else if (b->unacknowledged_ms != 0 && now - later(b->unacknowledged_ms, b->skipped_ms) >= REPLY_MS)
-		fail_broker(b, "the broker did not acknowledge a message", 0);
+		fail_broker(b, END_TIMEOUT, "the broker did not acknowledge a message", 0);
 	else if (now >= ping_due(b)) {
 		mqtt_put_pingreq(&b->control);
 		b->ping_put_ms = now;
@@ -871,6 +884,17 @@ static void note_end(struct bridge *b)
 	buf_put_escaped(log, slice_str(client_id(b)), 128);
 	buf_put_str(log, "? (MQTT_CLIENT_ID)");
 	log_end(b);
+}
+
+/* Why the link to the broker has ended by itself. */
+static enum bridge_end link_end(const struct bridge *b)
+{
+	const struct link *l = &b->link[LINK_BROKER];
+	if (l->tls_failed || (l->end == LINK_REFUSED && l->transport))
+		return END_TLS;
+	if (l->end == LINK_REFUSED)
+		return END_REFUSED;
+	return b->early_ends < TAKEOVERS ? END_LOST : END_TAKEOVER;
 }
 
 static const char *silence(enum bridge_phase phase)
@@ -932,7 +956,7 @@ static void renew(struct bridge *b)
 	log_line(b, LEVEL_INFO,
 	        b->passed_over ? "connecting anew, for requests that had no room"
 	                       : "the token is about to expire: connecting anew with the next one");
-	disconnect(b, PHASE_RENEW);
+	disconnect(b, PHASE_RENEW, b->passed_over ? END_FULL : END_TOKEN);
 }
 
 /* DISCONNECT is on its way, then the link is closed, then the next connection begins. */
@@ -965,11 +989,11 @@ static void step_online(struct bridge *b)
 		return;
 	if (l->state == LINK_ENDED) {
 		note_end(b);
-		fail_broker(b, l->why, l->code);
+		fail_broker(b, link_end(b), l->why, l->code);
 		return;
 	}
 	if (!serving && b->time.now_ms >= b->phase_deadline_ms)
-		fail_broker(b, silence(phase), 0);
+		fail_broker(b, END_TIMEOUT, silence(phase), 0);
 	else if (serving)
 		keep_alive(b);
 	if (b->phase == PHASE_SERVE)
@@ -988,9 +1012,10 @@ static void step_dial(struct bridge *b)
 	if (l->state == LINK_UP)
 		say_hello(b);
 	else if (l->state == LINK_ENDED)
-		fail_broker(b, l->why, l->code);
+		fail_broker(b, link_end(b), l->why, l->code);
 	else if (b->time.now_ms >= b->phase_deadline_ms)
-		fail_broker(b, l->transport ? "the TLS handshake took too long" : "no connection in time", 0);
+		fail_broker(b, END_TIMEOUT,
+		        l->transport ? "the TLS handshake took too long" : "no connection in time", 0);
 }
 
 /* --- stopping --- */

@@ -21,7 +21,8 @@ VARIABLES = {
     "MQTT_PASSWORD": None, "MQTT_PASSWORD_FILE": None, "MQTT_CLIENT_ID": None, "MQTT_TOPIC_PREFIX": "iamcat",
     "MQTT_KEEPALIVE": "60", "MQTT_JWT_LIFETIME": "300", "MQTT_JWT_DATES": "auto", "STATE_INTERVAL": "5",
     "WEB_CONTAINER_TIMEOUT": "10", "WEB_CONTAINER_SPARES": "2", "MODBUS_WRITE_ALLOW": "all", "LOG_LEVEL": "info",
-    "LOG_FORMAT": "auto", "SANDBOX": "on", "IAMCAT_USER": "65534"}
+    "LOG_FORMAT": "auto", "SANDBOX": "on", "IAMCAT_USER": "65534",
+    "STATUS_SOCKET": None, "METRICS_LISTEN": None, "HEALTH_GRACE": "120"}
 PASSED = {name: os.environ[name] for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS", "SANDBOX") if name in os.environ}
 
 
@@ -345,6 +346,10 @@ HOST = "MQTT_BROKER_HOST (mqtt.env line 1)"
     ("a capital", "MODBUS_WRITE_ALLOW=None", ('is "None"', "all, none, or a list")),
     ("capitals", "LOG_LEVEL=INFO", ('LOG_LEVEL (mqtt.env line 1) is "INFO"', "error, warn, info or debug")),
     ("another word", "LOG_LEVEL=warning", ('is "warning"', "error, warn, info or debug")),
+    ("a port alone", "METRICS_LISTEN=9464", (
+        'METRICS_LISTEN (mqtt.env line 1) is "9464"', "an address of this machine and a port", "127.0.0.1:9464")),
+    ("a long socket", f"STATUS_SOCKET=/{'x' * 107}", ("STATUS_SOCKET", "is too long", "1 to 107")),
+    ("a huge grace", "HEALTH_GRACE=86401", ('HEALTH_GRACE', "0 to 86400")),
     ("other dates", "MQTT_JWT_DATES=iso", ('MQTT_JWT_DATES', 'is "iso"', "auto, numeric or iso8601")),
     ("a slash at the end", "MQTT_TOPIC_PREFIX=iamcat/", ('is "iamcat/"', "no / at the beginning or end")),
     ("a wildcard", "MQTT_TOPIC_PREFIX=iamcat/#", ('is "iamcat/#"', "no + or #")),

@@ -30,7 +30,7 @@ bool tls_anchors_read(struct tls_anchors *a, struct slice pem, struct buf *why)
 }
 
 static struct config config;
-static struct tls_anchors *no_anchors; /* the doubles never look at it */
+static struct tls_anchors *no_anchors = (void *)&anchors; /* the doubles never look at it */
 static unsigned char errors_memory[1 << 16], warnings_memory[1 << 16];
 static struct buf errors, warnings;
 static char dir[] = "/tmp/iamcat-config-XXXXXX", path[64], other[64];
@@ -133,6 +133,16 @@ static const char *fields(void)
 		to += sprintf(to, "%u-%u ", b->write_allow[i].first, b->write_allow[i].last);
 	if (config.log_level != CONFIG_INFO)
 		to += sprintf(to, "log_level=%d ", (int)config.log_level);
+	if (config.status_socket[0] != 0)
+		to += sprintf(to, "status_socket=%s ", config.status_socket);
+	if (config.metrics_port != 0) {
+		unsigned char address_memory[64];
+		struct buf address = BUF(address_memory);
+		dns_put_address(&address, &config.metrics_address);
+		to += sprintf(to, "metrics=%s %u ", buf_cstr(&address), config.metrics_port);
+	}
+	if (config.health_grace_s != 120)
+		to += sprintf(to, "health_grace_s=%u ", (unsigned)config.health_grace_s);
 	if (anchors != ANCHORS_EMBEDDED)
 		to += sprintf(to, "pem=%s ", anchors_pem);
 	return out;
@@ -168,14 +178,18 @@ static const struct {
                 "MQTT_TOPIC_PREFIX=a/{serial}/b\nMQTT_KEEPALIVE=65535\nMQTT_JWT_LIFETIME=86400\n"
                 "MQTT_JWT_DATES=iso8601\nSTATE_INTERVAL=3600\nWEB_CONTAINER_TIMEOUT=300\nWEB_CONTAINER_"
                 "SPARES=4\n"
-                "MODBUS_WRITE_ALLOW=1,2-3\nLOG_LEVEL=debug\nMQTT_ROOT_CA=BEGIN\n",
+                "MODBUS_WRITE_ALLOW=1,2-3\nLOG_LEVEL=debug\nMQTT_ROOT_CA=BEGIN\nSTATUS_SOCKET=/run/s\n"
+                "METRICS_LISTEN=192.0.2.1:65535\nHEALTH_GRACE=86400\n",
                 {0},
                 "broker_host=b.example broker_port=1 api_host=web_1 api_port=65535 user_name=u\xc3\xa4 "
                 "password=p has_login=1 client_id=c topic_prefix=a/{serial}/b keep_alive_s=65535 "
                 "token_lifetime_s=86400 dates=2 state_interval_s=3600 api_timeout_s=300 api_spares=4 "
                 "writes_limited=1 "
-                "1-1 2-3 log_level=3 pem=BEGIN ",
+                "1-1 2-3 log_level=3 status_socket=/run/s metrics=192.0.2.1 65535 health_grace_s=86400 "
+                "pem=BEGIN ",
                 ""},
+        {"metrics over IPv6", "MQTT_BROKER_HOST=h\nMETRICS_LISTEN=[::1]:1\nHEALTH_GRACE=0\n", {0},
+                "metrics=::1 1 health_grace_s=0 ", ""},
         {"the least of each number",
                 "MQTT_BROKER_HOST=h\nMQTT_KEEPALIVE=5\nMQTT_JWT_LIFETIME=20\nSTATE_INTERVAL=1\n"
                 "WEB_CONTAINER_TIMEOUT=1\nWEB_CONTAINER_SPARES=0\nWEB_CONTAINER_PORT=1\nMQTT_JWT_DATES="
@@ -282,10 +296,25 @@ static void test_good(void **state)
 #define REGISTERS  "expected all, none, or a list of registers such as 100,200-299 (0 to 65535)\n"
 #define BOTH       "is not set; expected both, or neither for serial number and JWT\n"
 
+#define EXPECTED_LISTEN "expected an address of this machine and a port, as in 127.0.0.1:9464 or [::1]:9464\n"
+
 /* One mistake in one value, set in the environment: the value as it is shown, and the sentence. */
 static const struct {
 	const char *set, *shown, *why;
 } bad_values[] = {
+        {"METRICS_LISTEN=9464", "9464", EXPECTED_LISTEN},
+        {"METRICS_LISTEN=:9464", ":9464", EXPECTED_LISTEN},
+        {"METRICS_LISTEN=127.0.0.1", "127.0.0.1", EXPECTED_LISTEN},
+        {"METRICS_LISTEN=127.0.0.1:", "127.0.0.1:", EXPECTED_LISTEN},
+        {"METRICS_LISTEN=127.0.0.1:0", "127.0.0.1:0", EXPECTED_LISTEN},
+        {"METRICS_LISTEN=127.0.0.1:65536", "127.0.0.1:65536", EXPECTED_LISTEN},
+        {"METRICS_LISTEN=127.0.0.1:94a", "127.0.0.1:94a", EXPECTED_LISTEN},
+        {"METRICS_LISTEN=localhost:9464", "localhost:9464", EXPECTED_LISTEN},
+        {"METRICS_LISTEN=::1:9464", "::1:9464", EXPECTED_LISTEN},
+        {"METRICS_LISTEN=[::1]", "[::1]", EXPECTED_LISTEN},
+        {"METRICS_LISTEN=[::1]9464", "[::1]9464", EXPECTED_LISTEN},
+        {"METRICS_LISTEN=127.0.0.1:1:2", "127.0.0.1:1:2", EXPECTED_LISTEN},
+        {"METRICS_LISTEN=http://127.0.0.1:9464", "http://127.0.0.1:9464", EXPECTED_LISTEN},
         {"MQTT_BROKER_HOST=mqtts://h", "mqtts://h", NO_SCHEME "MQTT_BROKER_PORT\n"},
         {"WEB_CONTAINER_HOST=h/api", "h/api", NO_SCHEME "WEB_CONTAINER_PORT\n"},
         {"MQTT_BROKER_HOST=h:8883", "h:8883", PORT_ONLY "MQTT_BROKER_PORT\n"},
@@ -561,6 +590,7 @@ static void test_lengths(void **state)
 		const char *why;
 	} limits[] = {{"MQTT_CLIENT_ID", 128, ": is too long, expected bytes: 1 to 128\n"},
 	        {"MQTT_TOPIC_PREFIX", 128, ": is too long, expected bytes: 1 to 128\n"},
+	        {"STATUS_SOCKET", 107, ": is too long, expected bytes: 1 to 107\n"},
 	        {"MQTT_USERNAME", 255, ": is too long, expected bytes: 1 to 255\n"},
 	        {"MQTT_PASSWORD", 4095, ": is too long, expected bytes: 1 to 4095\n"}};
 	static char entry[8192];
@@ -785,6 +815,21 @@ static void test_example(void **state)
 			fail_msg("%s", line);
 }
 
+/* Who only asks needs no anchors: what is wrong with them is not its business, everything else is. */
+static void test_no_anchors(void **state)
+{
+	(void)state;
+	char *env[] = {"MQTT_BROKER_HOST=h", "MQTT_ROOT_CA_FILE=/nowhere", "HEALTH_GRACE=7", NULL};
+	errors = BUF(errors_memory);
+	warnings = BUF(warnings_memory);
+	anchors = ANCHORS_NONE;
+	assert_true(config_read(&config, NULL, "/dev/null", env, &errors, &warnings));
+	assert_int_equal(anchors, ANCHORS_NONE);
+	assert_int_equal(config.health_grace_s, 7);
+	env[2] = "HEALTH_GRACE=x";
+	assert_false(config_read(&config, NULL, "/dev/null", env, &errors, &warnings));
+}
+
 static void test_describe(void **state)
 {
 	(void)state;
@@ -823,6 +868,7 @@ int main(void)
 	        cmocka_unit_test(test_anchors_again),
 	        cmocka_unit_test(test_prefixes),
 	        cmocka_unit_test(test_example),
+	        cmocka_unit_test(test_no_anchors),
 	        cmocka_unit_test(test_describe),
 	};
 	return cmocka_run_group_tests(tests, make_dir, remove_dir);
