@@ -1,5 +1,7 @@
 """Places where little is there: iamcat serves all the same."""
 
+import os
+
 import pytest
 
 from lab import DEVICE, Lab, Process
@@ -31,4 +33,7 @@ def serve(lab: Lab, *args: str, **options: object) -> Process:
 
 @pytest.mark.parametrize("script", PLACES.values(), ids=PLACES)
 def test_it_serves(script: str, lab: Lab):
-    assert serve(lab, within=["sh", "-c", script, "sh"]).stop() == 0
+    cat = serve(lab, within=["sh", "-c", script, "sh"])
+    # A log line must not end up in a connection.
+    assert not [fd for fd in "012" if "socket" in os.readlink(f"/proc/{cat.pid}/fd/{fd}")]
+    assert cat.stop() == 0
