@@ -85,7 +85,7 @@ image: static
 	@mkdir -p dist && $(PYTHON) image.py $(STATIC)/iamcat $(VERSION) $(ARCH) $(IMAGE) && echo "  image   $(IMAGE)"
 
 # The image, built in both ways, at work: needs root.
-IMAGE_PACKAGES := $(TEST_PACKAGES) buildah podman runc debootstrap
+IMAGE_PACKAGES := $(TEST_PACKAGES) buildah podman runc debootstrap docker-compose
 test-image:
 	@$(MAKE) --no-print-directory deps PACKAGES="$(IMAGE_PACKAGES)"
 	@$(MAKE) --no-print-directory image

@@ -141,5 +141,15 @@ def test_both_say_the_same(built: str):
     assert said(loaded()) == said(built)
 
 
+def test_compose(tmp_path: pathlib.Path):
+    """What docker-compose makes of its file."""
+    (tmp_path / "docker-compose.yml").write_bytes((ROOT / "docker-compose.yml").read_bytes())
+    (tmp_path / "mqtt.env").write_bytes((ROOT / "mqtt.env.example").read_bytes())
+    lines = [line.strip() for line in run("docker-compose", "config", cwd=tmp_path).splitlines()]
+    assert "mqtt-client:" in lines and "MQTT_BROKER_HOST: broker.example.com" in lines
+    for line in "network_mode: host", "read_only: true", "- ALL", "- no-new-privileges:true", "mem_limit: 8m", "restart: always":
+        assert line in lines, line
+
+
 def test_the_built_one_at_work(lab: Lab, built: str):
     check(lab, built)
