@@ -149,7 +149,7 @@ static volatile bool some_refused;
 #ifdef AUDIT_ARCH
 
 /* What the loop calls, and what ends or returns from a signal. Neither mmap nor mprotect: memory stays what
- * it is. pread64 and accept4 are for the status. */
+ * it is. */
 static const uint16_t calls[] = {SYS_read, SYS_write, SYS_close, SYS_pselect6, SYS_connect, SYS_sendto,
         SYS_recvfrom, SYS_getsockopt, SYS_setsockopt, SYS_accept4, SYS_shutdown, SYS_pread64, SYS_getrandom,
         SYS_rt_sigreturn, SYS_rt_sigprocmask, SYS_restart_syscall, SYS_exit, SYS_exit_group,
@@ -241,7 +241,7 @@ static void on_refused(int number, siginfo_t *info, void *context)
 
 static bool restrict_calls(const struct config *c, struct buf *said)
 {
-	struct instruction code[80];
+	struct instruction code[96];
 	struct program p = {0, code};
 	struct sigaction trap = {.sa_sigaction = on_refused, .sa_flags = SA_SIGINFO};
 	put_program(&p, c);
