@@ -11,9 +11,10 @@ from typing import Any, Callable
 
 import pytest
 
+import pki
 from fake import (CONNECT, DISCONNECT, PUBACK, PUBLISH, READ, SUBACK, SUBSCRIBE, Connection, FakeApi, FakeBroker, Packet,
                   connack, hang, http_reply, mqtt_id, mqtt_packet, token_claims, unsigned_token)
-from lab import DEVICE, IAMCAT, SERIAL, TIMEOUT, Lab
+from lab import DEVICE, IAMCAT, SERIAL, TIMEOUT, Certificate, Lab
 
 STEPS = ["configuration", "gateway API", "token", "name look-up", "TCP", "TLS", "CONNECT", "SUBSCRIBE", "state"]
 # "ok     0 ms TCP: text", and what stands below such a line.
@@ -73,6 +74,31 @@ def test_with_a_password_and_a_client_id(lab: Lab):
     connect = broker.take(CONNECT)
     assert (connect.client_id, connect.user, connect.password) == ("me-check", "someone", b"open sesame")
     assert "sesame" not in run.text and "/api/jwt/create" not in [r.path for r in api.history]
+
+
+def test_the_chain_is_shown_as_it_was_verified(lab: Lab):
+    """The broker sends its certificates out of order, and one that does not belong there; roots as text."""
+    between = pki.ca(lab.ca, "between CA")
+    own = pki.leaf(between, name="a broker")
+    stray = pki.ca(None, "stray CA")
+    broker = lab.add(FakeBroker(Certificate(cert=own.cert + stray.cert + between.cert, key=own.key)))
+    env = lab.env(broker, lab.add(FakeApi()), MQTT_ROOT_CA=stray.cert + lab.ca.cert, MQTT_ROOT_CA_FILE="")
+    run = Checked(lab, env)
+    assert run.status == 0, run.text
+    at = next(i for i, line in enumerate(run.lines) if " ms TLS: " in line)
+    issued = [re.search(r"issued by '(.*?)'", line) for line in run.lines[at + 1:at + 4]]
+    assert [m and m[1] for m in issued] == ["between CA", "iamcat lab CA", None], run.text
+    assert "of 'between CA'" in run.lines[at + 2]
+    assert "root 'iamcat lab CA' of MQTT_ROOT_CA, valid to" in run.lines[at + 3]
+    assert "stray" not in run.text
+
+
+def test_a_certificate_that_is_trusted_itself(lab: Lab):
+    own = pki.leaf(None)
+    broker = lab.add(FakeBroker(own))
+    env = lab.env(broker, lab.add(FakeApi()), MQTT_ROOT_CA=own.cert, MQTT_ROOT_CA_FILE="")
+    run = Checked(lab, env)
+    assert run.status == 0 and "root 'a broker' of MQTT_ROOT_CA, valid to" in run.text, run.text
 
 
 def expired(request: Any) -> bytes:
