@@ -14,7 +14,7 @@ import pytest
 import pki
 from fake import (CONNECT, DISCONNECT, PUBACK, PUBLISH, READ, SUBACK, SUBSCRIBE, Connection, FakeApi, FakeBroker, Packet,
                   connack, hang, http_reply, mqtt_id, mqtt_packet, token_claims, unsigned_token)
-from lab import DEVICE, IAMCAT, SERIAL, TIMEOUT, Certificate, Lab
+from lab import DEVICE, IAMCAT, SERIAL, TIMEOUT, Certificate, Lab, certify
 
 STEPS = ["configuration", "gateway API", "token", "name look-up", "TCP", "TLS", "CONNECT", "SUBSCRIBE", "state"]
 # "ok     0 ms TCP: text", and what stands below such a line.
@@ -91,6 +91,15 @@ def test_the_chain_is_shown_as_it_was_verified(lab: Lab):
     assert "of 'between CA'" in run.lines[at + 2]
     assert "root 'iamcat lab CA' of MQTT_ROOT_CA, valid to" in run.lines[at + 3]
     assert "stray" not in run.text
+
+
+def test_the_days_are_those_of_the_first_to_expire(lab: Lab):
+    root = certify("a CA", ["basicConstraints = critical,CA:true", "keyUsage = critical,keyCertSign"], days=40)
+    broker = lab.add(FakeBroker(pki.leaf(root)))
+    env = lab.env(broker, lab.add(FakeApi()), MQTT_ROOT_CA=root.cert, MQTT_ROOT_CA_FILE="")
+    run = Checked(lab, env)
+    until = re.search("root 'a CA' of MQTT_ROOT_CA, valid to (.*?); days left for all of them: (.*)", run.text)
+    assert until[1] >= time.strftime("%Y-%m-%d", time.gmtime(time.time() + 39 * 86400)) and int(until[2]) < 39, run.text
 
 
 def test_a_certificate_that_is_trusted_itself(lab: Lab):
