@@ -155,7 +155,7 @@ void check_log(struct check *c, enum bridge_level level, struct slice text)
 	if (level > LEVEL_WARN)
 		return;
 	put_note(c);
-	if (level == LEVEL_ERROR) /* one of those of the configuration */
+	if (level == LEVEL_ERROR && c->step == CHECK_CONFIGURATION)
 		put_fault(c, text);
 	else
 		buf_put_slice(&c->said, text);

@@ -245,9 +245,9 @@ static void enter_sandbox(void)
 
 static void tell_refused(void)
 {
-	unsigned char mem[128];
 	int call;
 	while ((call = sandbox_refused()) >= 0) {
+		unsigned char mem[128];
 		struct buf line = BUF(mem);
 		buf_put_str(&line,
 		        "sandbox: a system call was refused, which this program does not make; its number: ");
