@@ -215,7 +215,8 @@ size: count-deps
 	@for a in $(ARCHS); do $(MAKE) --no-print-directory static ARCH=$$a || exit 1; done
 	@stack=$$(CC="$(CC)" test/count/run stack) && $(PYTHON) test/size/run $$stack $(ARCHS:%=build/static/%)
 
-# Every parser against random input: make fuzz SECONDS=n, TARGETS="cert pem" for some of them.
+# Every parser, and the core as a whole, against random input: make fuzz SECONDS=n, TARGETS="cert pem" for some
+# of them, RUNS=n for so many runs instead of a time (at most SECONDS each, counted over any number of calls).
 SECONDS ?= 60
 fuzz: fuzz-deps
 	@test/fuzz/run $(SECONDS) $(TARGETS)
