@@ -51,7 +51,8 @@ static struct bridge_config config = {.broker_host = "broker.test",
         .password = "password"};
 static struct bridge_time t;
 static int64_t wall_offset_us, wake;
-static size_t piece; /* the most bytes that arrive at a time */
+static size_t piece;                      /* the most bytes that arrive at a time */
+static uint32_t connection[BRIDGE_LINKS]; /* counts those of each link */
 static unsigned char how[BRIDGE_LINKS], broker_in[16384], broker_out[16384], text[1 << 17];
 
 static bool talks; /* FUZZ_TRACE is set: to see what an input does */
@@ -99,6 +100,7 @@ static void step(void)
 
 static void opened(size_t i)
 {
+	connection[i]++;
 	api[i].asked = CALL_NONE;
 	api[i].tap_n = 0;
 	if (i != LINK_BROKER)
@@ -200,7 +202,8 @@ static void arrive(size_t i, struct slice s)
 {
 	size_t most = piece > s.n / 8 ? piece : s.n / 8 + 1, room;
 	struct link *l = &b.link[i];
-	while (s.n > 0 && l->state == LINK_UP) {
+	uint32_t number = connection[i];
+	while (s.n > 0 && l->state == LINK_UP && connection[i] == number) {
 		unsigned char *to = link_recv_buf(l, &room);
 		if (to == NULL) {
 			end(i, LINK_LOST);
@@ -550,6 +553,7 @@ static void configure(struct slice *in)
 	piece = pieces[c >> 2 & 3];
 	peers_init();
 	memset(how, 0, sizeof how);
+	memset(connection, 0, sizeof connection);
 	memset(&b, 0, offsetof(struct bridge, requests_mem)); /* the memory behind may hold anything */
 	t.now_ms = 1000;
 	set_wall(2);
