@@ -172,13 +172,16 @@ static void read_marks(void)
 	}
 }
 
-static void check_log(void)
+/* Returns whether the service has begun. */
+static bool check_log(void)
 {
 	size_t at = 0;
+	bool service = false;
 	enum bridge_level level;
 	struct slice text;
 	while (bridge_take_log(w.bridge, &at, &level, &text)) {
 		trace("log: %.*s", (int)text.n, text.p);
+		service |= slice_find(text, "in service: ") == 0;
 		bool blames = slice_find(text, "(MQTT-") < text.n || slice_find(text, "not belong") < text.n;
 		if (blames && !broker_is_rude())
 			broken("a legal packet is taken for a wrong one: %.*s", (int)text.n, text.p);
@@ -190,6 +193,7 @@ static void check_log(void)
 			if (text.p[i] < ' ' || text.p[i] > '~')
 				broken("a log line with byte %02x", text.p[i]);
 	}
+	return service;
 }
 
 static void check_memory(void)
@@ -303,7 +307,7 @@ static void look_at_broker(void)
 static void after_step(void)
 {
 	bool serving = w.bridge->phase == PHASE_SERVE || w.bridge->phase == PHASE_DRAIN;
-	if (!serving && w.bridge->served_since_ms == w.now && w.bridge->phase != PHASE_SUBSCRIBE)
+	if (check_log() && !serving)
 		w.served_until = w.now; /* it began and ended within the step */
 	if (serving && w.serving_since == never)
 		service_begins();
@@ -312,7 +316,6 @@ static void after_step(void)
 	look_at_broker();
 	look_at_api();
 	read_marks();
-	check_log();
 	check_memory();
 	check_broker();
 	if (!w.bridge->stopping)
