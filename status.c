@@ -143,10 +143,9 @@ static bool opened(struct status *s, const char *name, int fd)
 		buf_put_i64(&s->said, code);
 		buf_put_byte(&s->said, ')');
 	}
-	buf_put_str(&s->said,
-	        s->config->sandbox == SWITCH_OFF
-	                ? "; trying again every 10 s\n"
-	                : "; the sandbox leaves no right to try again\n");
+	buf_put_str(&s->said, s->config->sandbox == SWITCH_OFF
+	                              ? "; trying again every 10 s\n"
+	                              : "; the sandbox leaves no right to try again\n");
 	return false;
 }
 

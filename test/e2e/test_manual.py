@@ -14,7 +14,7 @@ TEXT = r'"(?:[^"\\\n]|\\.)*"'
 
 # Of three words and more, in the program's text, but nothing that would need a cure.
 NO_FAILURE = {
-    "embedded root certificates", "usage: iamcat [-c FILE] [check], or --help, or --version",  # the command line
+    "embedded root certificates", "usage: iamcat [-c FILE] [check | status [--json] [--watch] | health], or --help, or --version",
     "A variable whose value is empty counts as not set.",
     "MQTT_ROOT_CA_FILE has changed: its certificates are trusted from now on", "this machine's clock has been set",
     "requests on", "in service: connected to", "connecting anew, for requests that had no room",
@@ -23,6 +23,10 @@ NO_FAILURE = {
     "serial number", "arrived, bytes", "answered, packet", "acknowledged, packet", "without a path; the port goes into",
     "the gateway's API", "MQTT_PASSWORD (or MQTT_PASSWORD_FILE)",
     "files and ports", "system calls",  # what the sandbox has taken away
+    "SIGUSR1: the debug log is on", "SIGUSR1: the debug log is off", "404 Not Found", "503 Service Unavailable",
+    # what iamcat status and iamcat health show
+    "in this phase for", "out of service for", "age of the token", "age of the state", "states that failed",
+    "request to answer", "s (healthy up to", "# HELP iamcat_", "# TYPE iamcat_", "what runs where",
     "No devices open",  # what the API says
 }
 
