@@ -241,7 +241,7 @@ static void on_refused(int number, siginfo_t *info, void *context)
 
 static bool restrict_calls(const struct config *c, struct buf *said)
 {
-	struct instruction code[96];
+	struct instruction code[31 + 2 * sizeof calls / sizeof calls[0]]; /* what put_program puts */
 	struct program p = {0, code};
 	struct sigaction trap = {.sa_sigaction = on_refused, .sa_flags = SA_SIGINFO};
 	put_program(&p, c);
