@@ -5,7 +5,7 @@
 
 #include "bridge.h"
 
-enum { FIGURES_BYTES = 12 * 1024 /* holds each of the three at its largest */ };
+enum { FIGURES_BYTES = 8 * 1024 /* holds each of the three at its largest */ };
 
 /* The figures of one moment; valid until the bridge's next step. Times are ms, -1 where there is none. */
 struct figures {
