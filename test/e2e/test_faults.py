@@ -378,14 +378,14 @@ TOO_MANY = "there are too many open files"
 
 
 def test_descriptors_are_exhausted(lab: Lab):
-    """0, 1 and 2, the broker's, the state's and two for calls are needed. With none at all for calls the
+    """0, 1, 2, two of the status, the broker's, the state's and two for calls are needed. With none at all for calls the
     service goes on and says what is wrong; and it begins anew when there are some again."""
 
     def modbus(request: Any) -> Iterator[bytes]:
         time.sleep(0.3)  # the other one runs meanwhile
         yield fake.GOOD_API["/api/inverter/modbus"]
 
-    them = [Limited(lab, limit, routes={"/api/inverter/modbus": modbus}) for limit in (7, 5, 4)]
+    them = [Limited(lab, limit, routes={"/api/inverter/modbus": modbus}) for limit in (9, 7, 6)]
     enough, one_call, nothing = them
     for it in them:
         it.cat.wait_log("in service", timeout=2 * TIMEOUT)

@@ -824,6 +824,7 @@ class Unread(Scripted):
             while self.asleep:
                 os.write(reader, bytes(4096))
         there = 'exec 2>"$1" "$0"' if self.asleep else 'exec "$0" 2> >(:)'
+        env = {**{name: os.environ[name] for name in ("SANDBOX",) if name in os.environ}, **env}
         return lab.add(Process("iamcat", ["bash", "-c", there, IAMCAT, fifo], lab.work_dir("iamcat"), env))
 
 

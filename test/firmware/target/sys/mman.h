@@ -10,6 +10,7 @@
 #define PROT_READ     1
 #define PROT_WRITE    2
 #define MAP_PRIVATE   0
+#define MAP_SHARED    0
 #define MAP_ANONYMOUS 0
 #define MAP_FAILED    NULL
 
