@@ -32,6 +32,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 IAMCAT = pathlib.Path(os.environ.get("IAMCAT", ROOT / "iamcat")).absolute()
 BUILD = pathlib.Path(os.environ.get("IAMCAT_TEST_BUILD", ROOT / "build" / "test")).absolute()
 DEVICE, SERIAL = "A2332407312", "0123ab5c7f9e4d01ee"  # what the gateway knows, and is, by default
+# What sanitizers, coverage and the sandbox are told, for every iamcat.
+PASSED = {name: os.environ[name] for name in (
+    "ASAN_OPTIONS", "UBSAN_OPTIONS", "GCOV_PREFIX", "GCOV_PREFIX_STRIP", "SANDBOX") if name in os.environ}
 TIMEOUT = 20.0  # seconds that an event may take: generous, for slow machines and sanitizers
 SANITIZER = r"^==\d+== (Invalid|Conditional|Use of|Syscall|Source|Process|Mismatched)|(Address|Leak|Memory|Undefined)\w*Sanitizer|runtime error:|Assertion .* failed"
 
@@ -571,8 +574,7 @@ class Lab(contextlib.ExitStack):
             apart = f'mount --bind /etc /etc && mount --make-private /etc && mount --bind "{view}" /etc && exec "$@"'
             whole = subprocess.run(["unshare", "--mount", "true"], stderr=subprocess.DEVNULL).returncode == 0
             within += ["unshare", "--mount", *([] if whole else ["--propagation", "unchanged"]), "sh", "-c", apart, "sh"]
-        passed = ("ASAN_OPTIONS", "UBSAN_OPTIONS", "GCOV_PREFIX", "GCOV_PREFIX_STRIP", "SANDBOX")
-        env = {**{name: os.environ[name] for name in passed if name in os.environ}, **env}
+        env = {**PASSED, **env}
         cat = self.start(Process, "iamcat", [binary, *args], work, env, within)
         cat.work, cat.etc = work, None if etc is None else view
         return cat
