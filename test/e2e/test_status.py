@@ -28,6 +28,12 @@ SIGINT = ["env", "--default-signal=INT"]  # a shell's background jobs, which the
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 
 
+@pytest.fixture
+def no_sandbox(monkeypatch: pytest.MonkeyPatch):
+    """For what it takes away: to be another user's, to try again, to have its limits changed."""
+    monkeypatch.setitem(PASSED, "SANDBOX", "off")
+
+
 class Told(Scripted):
     """iamcat with scripted peers, that is asked how it is doing."""
 
@@ -346,6 +352,7 @@ def raw(name: str | bytes, within: list[str]) -> bytes:
                           timeout=TIMEOUT).stdout
 
 
+@pytest.mark.usefixtures("no_sandbox")
 def test_only_the_same_user_and_root_are_answered(lab: Lab):
     it = served(lab)
     name = abstract_name(it)
@@ -373,6 +380,7 @@ def test_root_finds_the_iamcat_of_another_user(lab: Lab):
         1, "unhealthy: iamcat runs as user 65534: ask as that user, or as root\n")
 
 
+@pytest.mark.usefixtures("no_sandbox")
 def test_a_name_that_somebody_else_has_taken(lab: Lab):
     it = served(lab)
     name = abstract_name(it)
@@ -404,6 +412,7 @@ def test_a_second_one_with_the_same_configuration(lab: Lab):
     assert it.figures()["uptime_seconds"] > 0
 
 
+@pytest.mark.usefixtures("no_sandbox")
 def test_a_socket_that_is_a_file(lab: Lab):
     it = served(lab, STATUS_SOCKET="status.sock")
     path = it.dir / "status.sock"
@@ -451,6 +460,7 @@ def test_what_is_no_socket_is_left_alone(kind: str, lab: Lab):
     assert (before.st_ino, before.st_size, before.st_mode) == (after.st_ino, after.st_size, after.st_mode)
 
 
+@pytest.mark.usefixtures("no_sandbox")
 def test_a_directory_that_comes_later(lab: Lab):
     it = Told(lab, STATUS_SOCKET="run/status", STATE_INTERVAL="3600")
     it.cat.wait_log(r" warn  STATUS_SOCKET: it can't be listened on \(error 2\)")
@@ -755,6 +765,7 @@ def test_slow_broken_and_many_clients_disturb_nothing(lab: Lab):
     assert len([*fds.iterdir()]) <= 3 + 1 + 1 + 2 + 5 + 4
 
 
+@pytest.mark.usefixtures("no_sandbox")
 def test_metrics_port_in_use(lab: Lab):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -773,6 +784,7 @@ def test_metrics_port_in_use(lab: Lab):
     assert len(it.cat.log.find("METRICS_LISTEN")) == 1
 
 
+@pytest.mark.usefixtures("no_sandbox")
 def test_metrics_on_a_foreign_address(lab: Lab):
     it = Told(lab, METRICS_LISTEN="192.0.2.1:9464", STATE_INTERVAL="3600")
     it.cat.wait_log(r" warn  METRICS_LISTEN: it can't be listened on \(error 99\); trying again every 10 s")
@@ -781,6 +793,7 @@ def test_metrics_on_a_foreign_address(lab: Lab):
     it.fine()
 
 
+@pytest.mark.usefixtures("no_sandbox")
 def test_no_more_descriptors(lab: Lab):
     """Then nobody is accepted for a while, and the loop does not spin."""
     it = web(lab)
