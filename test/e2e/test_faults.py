@@ -19,7 +19,7 @@ import fake
 from apart import apart
 from desk import is_answer, scripted_desk, to_bytes
 from fake import CONNECT, PUBLISH, Connection, FakeApi, FakeBroker, Scripted, http_reply, token_claims
-from lab import DEVICE, SERIAL, TIMEOUT, Lab, Process, free_port, strict_json
+from lab import DEVICE, PASSED, SERIAL, TIMEOUT, Lab, Process, free_port, strict_json
 from ledger import Ledger, story, warnings
 from pki import ca, dated, leaf
 from wire import BOTH, FROM_SERVICE, HERE, TO_SERVICE, Wire
@@ -304,7 +304,7 @@ def test_the_clock_jumps(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     root = ca(None)
     top, own = (dated(one, root, "500101", "491231") for one in (root, leaf(root)))
     broker, api = lab.add(FakeBroker(own)), lab.add(FakeApi())
-    monkeypatch.setenv("ASAN_OPTIONS", os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0")
+    monkeypatch.setitem(PASSED, "ASAN_OPTIONS", os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0")
     library, = glob.glob("/usr/lib/*/faketime/libfaketime.so.1")
     file = lab.dir / "clock"
 
@@ -353,7 +353,7 @@ class Limited(Scripted):
     def __init__(self, lab: Lab, limit: int, **env: str) -> None:
         self.limit = limit
         # Off: what belongs to another user does not get other limits.
-        super().__init__(lab, STATE_INTERVAL="1", SANDBOX="off", **env)
+        super().__init__(lab, STATE_INTERVAL="1", SANDBOX="off", WEB_CONTAINER_SPARES="0", **env)
 
     def start(self, lab: Lab, env: dict[str, str]) -> Process:
         return lab.iamcat(env, within=["prlimit", f"--nofile={self.limit}:64"])

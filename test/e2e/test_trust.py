@@ -16,7 +16,7 @@ from typing import Any, Callable, Iterator
 import pytest
 
 from fake import HANG, LINE, FakeApi, FakeBroker, http_reply
-from lab import ROOT, TIMEOUT, Certificate, Gateway, Lab, LabError, Process
+from lab import PASSED, ROOT, TIMEOUT, Certificate, Gateway, Lab, LabError, Process
 from pki import (BITS, EXTENSIONS, SEQUENCE, GnuTls, Meddler, OpenSsl, Relay, Speaker, TlsServer, ca, changed,
                  content, dated, der, handshake, leaf, message, parts, records, to_der, version,
                  with_extension)
@@ -1038,7 +1038,7 @@ def at(monkeypatch: pytest.MonkeyPatch):
     library, = glob.glob("/usr/lib/*/faketime/libfaketime.so.1")
 
     def set_clock(date: str) -> dict[str, str]:
-        monkeypatch.setenv("ASAN_OPTIONS", os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0")
+        monkeypatch.setitem(PASSED, "ASAN_OPTIONS", os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0")
         return {"LD_PRELOAD": library, "FAKETIME": f"@{date} 12:00:00", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
     return set_clock
