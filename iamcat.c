@@ -334,8 +334,7 @@ static void run(const sigset_t *in_wait)
 /* Asks for the status and writes it, as it came or for people. */
 static bool print_status(bool as_json, bool again)
 {
-	static unsigned char json_mem[FIGURES_BYTES], text_mem[FIGURES_BYTES];
-	struct buf json = BUF(json_mem), text = BUF(text_mem);
+	struct buf json = BUF(status.reply), text = BUF(status.client[0].mem); /* who asks answers nobody */
 	bool terminal = isatty(STDOUT_FILENO);
 	buf_put_str(&text, again && terminal && !as_json ? "\033[H\033[J" : "");
 	size_t before = text.n;
@@ -365,9 +364,8 @@ static int run_status(bool as_json, bool again)
 
 static int run_health(void)
 {
-	static unsigned char json_mem[FIGURES_BYTES];
 	unsigned char mem[1024];
-	struct buf json = BUF(json_mem), why = BUF(mem), line = BUF(json_mem);
+	struct buf json = BUF(status.reply), why = BUF(mem), line = json;
 	bool good = status_ask(&config, &json, &why) && figures_healthy(&why, buf_slice(&json));
 	buf_put_str(&line, good ? "healthy: " : "unhealthy: ");
 	buf_put_slice(&line, buf_slice(&why));
