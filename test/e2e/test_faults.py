@@ -284,7 +284,8 @@ def test_a_full_outbox(lab: Lab):
     for _ in range(2):
         desk.inbox.take(lambda p: p.kind == PUBLISH and not is_answer(p) and p.at > since, what="state")
     asked = [r.query["address"] for r in desk.api.history if r.path == "/api/inverter/modbus"]
-    assert asked == ["0", "1", "2"], "the others wait for room for their answers"
+    # The third is asked when that room is still there: busy answers may have been faster.
+    assert asked in (["0", "1"], ["0", "1", "2"]), "the others wait for room for their answers"
     with lock:
         held, late = None, held
     for packet in late:
