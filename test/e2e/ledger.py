@@ -15,6 +15,7 @@ class Ledger:
     def __init__(self, gateway: Gateway, operator: Operator, first: int = 1000) -> None:
         self.gateway, self.operator, self.first, self.next = gateway, operator, first, first
         self.sent: list[int] = []  # packet ids
+        self.settled: set[bytes] = set()  # answers
         self.acknowledged = Inbox("the broker's acknowledgements")
         operator.client.on_publish = lambda _client, _data, packet_id: self.acknowledged.put(packet_id)
 
@@ -37,7 +38,7 @@ class Ledger:
     def settle(self, without: range = range(0), timeout: float = 2 * TIMEOUT) -> None:
         """One more request, which takes its turn behind all others; each of them was executed once and
         answered once by then, but for those without, which never were. A broker that loses its connection may
-        pass an answer on twice (MQTT 3.1.1 §4.3.2): those have the same bytes."""
+        pass an answer on twice (MQTT 3.1.1 §4.3.2), even one from before: those have the same bytes."""
         for packet_id in self.sent:
             self.acknowledged.take(lambda one: one == packet_id, timeout, f"acknowledgement of {packet_id}")
         last, self.sent = self.next, []
@@ -45,6 +46,8 @@ class Ledger:
         messages: list[Any] = []
         while not messages or messages[-1].json["request"]["address"] != last:
             messages.append(self.operator.answers.take(timeout=timeout, what=f"answer about {last}"))
+        messages = [m for m in messages if m.payload not in self.settled]
+        self.settled.update(m.payload for m in messages)
         answers = {(m.json["request"]["address"], m.payload) for m in messages}
         wrong = [m.json for m in messages if m.json["response"].get("value") != m.json["request"]["address"]]
         expected = [n for n in range(self.first, self.next) if n not in without]

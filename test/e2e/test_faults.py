@@ -273,24 +273,31 @@ def test_a_full_outbox(lab: Lab):
     requests = [to_bytes({**read, "address": n}) for n in range(380)]
     for request in requests:
         desk.send(request)
-    waiting = [desk.take(), desk.take()]
-    busy = []
+    waiting, busy = [], []
     while not busy or busy[-1] < len(requests) - 1:
         answer = desk.take()
-        busy.append(strict_json(answer)["request"]["address"])
-        desk.check_error(desk.check(answer, requests[busy[-1]]), "busy")
-    assert busy == list(range(busy[0], len(requests))) and busy[0] >= 256
+        number = strict_json(answer)["request"]["address"]
+        response = desk.check(answer, requests[number])
+        if "value" in response:
+            waiting.append(answer)
+        else:
+            desk.check_error(response, "busy")
+            busy.append(number)
+    # An answer that finds room makes room for a later request.
+    accepted = sorted(set(range(len(requests))) - set(busy))
+    assert busy == sorted(set(busy)) and busy[0] >= 256 and len(accepted) <= busy[0] + len(waiting)
     since = time.monotonic()
     for _ in range(2):
         desk.inbox.take(lambda p: p.kind == PUBLISH and not is_answer(p) and p.at > since, what="state")
     asked = [r.query["address"] for r in desk.api.history if r.path == "/api/inverter/modbus"]
-    # The third is asked when that room is still there: busy answers may have been faster.
-    assert asked in (["0", "1"], ["0", "1", "2"]), "the others wait for room for their answers"
+    # The third finds room, or has to wait for it with its reply or before its call, as busy answers take theirs.
+    assert 2 <= len(waiting) <= len(asked) <= 3, "the others wait for room for their answers"
     with lock:
         held, late = None, held
     for packet in late:
         desk.connection.reply(packet)
-    for n, answer in enumerate(waiting + [desk.take() for _ in range(busy[0] - 2)]):
+    waiting += [desk.take() for _ in accepted[len(waiting):]]
+    for n, answer in zip(accepted, waiting):
         assert desk.check(answer, requests[n])["value"] == n
     desk.end()
     assert desk.broker.connections == 1
