@@ -2,6 +2,7 @@
  * and what every other file holds. No file is opened, none written. */
 // uses: buf.c dns.c
 // longest input: 1024
+// when runs count: -max_len=300
 #include <errno.h>
 #include <fcntl.h>
 #include <sanitizer/asan_interface.h>
