@@ -18,13 +18,13 @@ enum {
 
 struct status {
 	const struct config *config;
-	int local, web;             /* listen; -1: not (yet) */
-	int memory;                 /* /proc/self/statm; -1: there is none */
-	int64_t user, sandbox_user; /* who may ask, besides root: ours at the start, and in the sandbox */
-	bool bound;                 /* STATUS_SOCKET is ours */
-	int64_t again_ms;           /* when to try again what could not be had */
-	int64_t quiet_ms;           /* until then nobody is accepted: the system has no more descriptors */
-	struct buf said;            /* lines for the log; the driver writes and empties it */
+	int local, web;   /* listen; -1: not (yet) */
+	int memory;       /* /proc/self/statm; -1: there is none */
+	int64_t user;     /* who may ask, besides root: ours at the start */
+	bool bound;       /* STATUS_SOCKET is ours */
+	int64_t again_ms; /* when to try again what could not be had */
+	int64_t quiet_ms; /* until then nobody is accepted: the system has no more descriptors */
+	struct buf said;  /* lines for the log; the driver writes and empties it */
 	unsigned char said_mem[512];
 	bool failing; /* that was said */
 	struct status_client {

@@ -25,7 +25,8 @@ from lab import IAMCAT, ROOT, SANITIZER, SERIAL, TIMEOUT, Lab, LabError, Process
 
 PASSED = {name: os.environ[name] for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS", "SANDBOX") if name in os.environ}
 SIGINT = ["env", "--default-signal=INT"]  # a shell's background jobs, which the tests may be, ignore it
-NOBODY = ["setpriv", "--reuid=65533", "--regid=65533", "--clear-groups"]  # nor is it the sandbox's user
+NOBODY = ["setpriv", "--reuid=65533", "--regid=65533", "--clear-groups"]
+SANDBOX_USER = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]  # nobody, too, for others
 
 SANDBOXED = os.environ.get("SANDBOX") != "off"
 
@@ -361,7 +362,7 @@ def test_only_the_same_user_and_root_are_answered(lab: Lab):
     name = abstract_name(it)
     assert re.fullmatch(rb"\0iamcat/[0-9a-f]{16}/0", name)
     assert json.loads(raw(name, []))["healthy"]
-    assert raw(name, NOBODY) == b""
+    assert raw(name, NOBODY) == raw(name, SANDBOX_USER) == b""
     done = it.run("status", within=NOBODY)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "iamcat runs as user 0: ask as that user, or as root\n"
