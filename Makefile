@@ -77,7 +77,7 @@ DIST_PACKAGES := $(TEST_PACKAGES) qemu-user-static qemu-system-arm cpio git
 test-dist: dist
 	@$(MAKE) --no-print-directory deps PACKAGES="$(DIST_PACKAGES)"
 	@$(MAKE) --no-print-directory $(TOOLS)
-	@VERSION=$(VERSION) $(PYTEST) -v test/e2e/dist.py
+	@VERSION=$(VERSION) IAMCAT=$(STATIC)/iamcat $(PYTEST) -v test/e2e/dist.py
 
 # The static binary as an image, for docker load or podman load: make image ARCH=arm64 (or armhf). Always the same bytes.
 IMAGE = dist/iamcat-$(VERSION)-image-$(patsubst $(ARCH):%,%,$(filter $(ARCH):%,$(DIST_ARCHS))).tar
@@ -90,7 +90,7 @@ test-image:
 	@$(MAKE) --no-print-directory deps PACKAGES="$(IMAGE_PACKAGES)"
 	@$(MAKE) --no-print-directory image
 	@$(MAKE) --no-print-directory $(TOOLS)
-	@VERSION=$(VERSION) $(PYTEST) -v test/e2e/image.py
+	@VERSION=$(VERSION) IAMCAT=$(STATIC)/iamcat $(PYTEST) -v test/e2e/image.py
 
 # --- to install: make install PREFIX=/usr (BINARY=build/static/amd64/iamcat for the static one) ---
 PREFIX ?= /usr/local
