@@ -1,13 +1,14 @@
 # The image has one static binary and nothing else. Here:       docker build -t iamcat .
 # For other machines, by cross-compiling:                       docker buildx build --platform linux/arm/v7 -t iamcat .
-FROM --platform=${BUILDPLATFORM:-linux/amd64} docker.io/library/debian:bookworm-slim AS build
-ARG TARGETARCH=amd64
+FROM --platform=${BUILDPLATFORM:-linux} docker.io/library/debian:bookworm-slim AS build
+# No default: BuildKit would take it instead of the platform that is asked for. Other builders do not set it.
+ARG TARGETARCH
 ARG SOURCE_DATE_EPOCH=
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends make >/dev/null
 COPY . /src/
 WORKDIR /src
 # Without the history the time of the build is that of the newest source.
-RUN arch=$TARGETARCH; [ "$arch" != arm ] || arch=armhf; \
+RUN arch=${TARGETARCH:-$(dpkg --print-architecture)}; [ "$arch" != arm ] || arch=armhf; \
 	make static ARCH=$arch SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(stat -c %Y *.[ch] | sort -n | tail -n 1)} && \
 	cp build/static/$arch/iamcat /iamcat
 

@@ -85,7 +85,8 @@ image: static
 	@mkdir -p dist && $(PYTHON) image.py $(STATIC)/iamcat $(VERSION) $(ARCH) $(IMAGE) && echo "  image   $(IMAGE)"
 
 # The image, built in both ways, at work: needs root.
-IMAGE_PACKAGES := $(TEST_PACKAGES) buildah podman runc debootstrap docker-compose
+IMAGE_PACKAGES := $(TEST_PACKAGES) buildah podman runc debootstrap docker-compose \
+	$(if $(wildcard /usr/*bin/dockerd),,docker.io)
 test-image:
 	@$(MAKE) --no-print-directory deps PACKAGES="$(IMAGE_PACKAGES)"
 	@$(MAKE) --no-print-directory image
@@ -128,7 +129,7 @@ release-check:
 		echo "  release $(VERSION): all checks passed"
 .PHONY: dist test-dist image test-image install uninstall test-systemd release-check
 
-# --- set-up: what is missing of Debian's packages ---
+# --- set-up: what is missing of Debian's packages; of services the programs alone (invoke-rc.d asks policy-rc.d) ---
 BUILD_PACKAGES := gcc libc6-dev libbearssl-dev libjsmn-dev
 TEST_PACKAGES := $(BUILD_PACKAGES) libcmocka-dev libmodbus-dev mosquitto mosquitto-clients mosquitto-dev libmosquitto-dev libssl-dev openssl \
 	ca-certificates python3 python3-pytest python3-pytest-xdist python3-paho-mqtt iproute2 gnutls-bin faketime mandoc
@@ -141,12 +142,15 @@ deps: PACKAGES := $(TEST_PACKAGES)
 lint-deps: PACKAGES := $(LINT_PACKAGES)
 count-deps: PACKAGES := $(COUNT_PACKAGES)
 fuzz-deps: PACKAGES := $(FUZZ_PACKAGES)
-deps lint-deps count-deps fuzz-deps static-deps firmware-deps emulator-deps:
+rabbitmq-deps: PACKAGES := $(TEST_PACKAGES) rabbitmq-server
+deps lint-deps count-deps fuzz-deps rabbitmq-deps static-deps firmware-deps emulator-deps:
 	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q ' installed' || echo $$p; done); \
 	[ -z "$$missing" ] || { echo "  installing" $$missing; as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
 	for a in $$(echo $$missing | tr ' ' '\n' | sed -n 's/.*://p' | sort -u); do $$as_root dpkg --add-architecture $$a; done; \
-	export DEBIAN_FRONTEND=noninteractive; $$as_root apt-get update -qq || echo "  an index could not be had"; \
-	$$as_root apt-get install -y -qq --no-install-recommends $$missing >/dev/null; }
+	$$as_root env DEBIAN_FRONTEND=noninteractive sh -ec 'policy=/usr/sbin/policy-rc.d; \
+	if [ ! -e $$policy ]; then trap "rm $$policy" EXIT; trap "exit 130" INT TERM; printf "#!/bin/sh\nexit 101\n" >$$policy; chmod +x $$policy; fi; \
+	apt-get update -qq || echo "  an index could not be had"; \
+	apt-get install -y -qq --no-install-recommends "$$@" >/dev/null' sh $$missing; }
 
 # --- what the tests run: iamcat with sanitizers, and its surroundings ---
 build/san/iamcat: $(SRC:%.c=build/san/%.o)
@@ -243,14 +247,7 @@ valgrind: deps count-deps
 	@$(MAKE) --no-print-directory iamcat $(TOOLS)
 	@IAMCAT=test/valgrind SANDBOX=off $(PYTEST) -n 2 $(addprefix test/e2e/,$(VALGRIND_TESTS))
 
-# At RabbitMQ; 55 MB of Debian packages, whose service is not wanted (invoke-rc.d asks policy-rc.d).
-rabbitmq-deps: deps
-	@dpkg-query -W -f '$${Status}' rabbitmq-server 2>/dev/null | grep -q ' installed' || { \
-	echo "  installing rabbitmq-server"; as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
-	$$as_root env DEBIAN_FRONTEND=noninteractive sh -ec 'policy=/usr/sbin/policy-rc.d; \
-	if [ ! -e $$policy ]; then trap "rm $$policy" EXIT; printf "#!/bin/sh\nexit 101\n" >$$policy; chmod +x $$policy; fi; \
-	apt-get update -qq; apt-get install -y -qq --no-install-recommends rabbitmq-server >/dev/null'; }
-
+# At RabbitMQ; 55 MB of Debian packages.
 test-rabbitmq: rabbitmq-deps
 	@$(MAKE) --no-print-directory build/san/iamcat $(TOOLS)
 	@IAMCAT=build/san/iamcat SANDBOX=off $(PYTEST) test/e2e/rabbitmq.py

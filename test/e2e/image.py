@@ -1,5 +1,5 @@
 """The image: `make test-image`, as root. The file that `make image` writes, and the image that the Dockerfile builds, at work
-in a container: read-only, without capabilities, as user 65534."""
+in a container: read-only, without capabilities, as user 65534. With podman and buildah, and with Docker's engine."""
 
 import contextlib
 import json
@@ -8,10 +8,11 @@ import pathlib
 import subprocess
 import tarfile
 import tempfile
+import time
 
 import pytest
 
-from lab import ROOT, Lab, LabError, calm
+from lab import ROOT, TIMEOUT, Lab, LabError, Process, calm
 
 VERSION = os.environ["VERSION"]
 READ = {"function_code": 3, "device_id": "A2332407312", "address": 10056}
@@ -41,9 +42,8 @@ def debian(work: pathlib.Path) -> str:
     name = "docker.io/library/debian:bookworm-slim"
     if subprocess.run(["podman", "image", "exists", name]).returncode != 0:
         run("debootstrap", "--variant=minbase", "bookworm", work / "root")
-        for path in ("/etc/apt/apt.conf.d", "/etc/apt/sources.list.d"):
-            run("cp", "-a", f"{path}/.", work / "root" / path[1:])
-        (work / "root/etc/apt/sources.list").unlink()
+        run("rm", "-rf", work / "root/etc/apt")
+        run("cp", "-a", "/etc/apt", work / "root/etc/apt")
         run("tar", "-C", work / "root", "-cf", work / "base.tar", ".")
         run("podman", "import", "-q", work / "base.tar", name)
     return name
@@ -62,26 +62,41 @@ def built() -> str:
     return build("linux/amd64")
 
 
-def files(image: str, work: pathlib.Path) -> dict[str, bytes]:
-    run("podman", "save", "-q", "--format", "docker-archive", "-o", work / "saved.tar", image)
+def save(image: str, to: pathlib.Path) -> None:
+    run("podman", "save", "-q", "--format", "docker-archive", "-o", to, image)
+
+
+def unpacked(file: pathlib.Path) -> dict[str, bytes]:
+    """The files of an image, by name."""
     found = {}
-    with tarfile.open(work / "saved.tar") as saved:
+    with tarfile.open(file) as saved:
         for name in json.load(saved.extractfile("manifest.json"))[0]["Layers"]:
             layer = tarfile.open(fileobj=saved.extractfile(name))
             found.update({entry.name: layer.extractfile(entry).read() for entry in layer})
+    return found
+
+
+def files(image: str, work: pathlib.Path) -> dict[str, bytes]:
+    save(image, work / "saved.tar")
+    found = unpacked(work / "saved.tar")
     (work / "saved.tar").unlink()
     return found
 
 
-def check(lab: Lab, image: str) -> None:
-    """Runs it, until it was healthy, has answered, and has stopped as it should."""
+def around(lab: Lab) -> tuple:
+    """Broker and operator, and lab.dir/mqtt.env for an iamcat between them."""
     gateway = lab.gateway(device=lab.device())
     broker = lab.broker(gateway)
-    operator = lab.operator(broker, gateway)
-    mark = broker.log.mark()
     env = {**lab.env(broker, gateway), "MQTT_ROOT_CA": lab.ca.cert.replace("\n", "\\n")}
     del env["MQTT_ROOT_CA_FILE"]
     (lab.dir / "mqtt.env").write_text("".join(f"{name}={value}\n" for name, value in env.items()))
+    return broker, lab.operator(broker, gateway)
+
+
+def check(lab: Lab, image: str) -> None:
+    """Runs it, until it was healthy, has answered, and has stopped as it should."""
+    broker, operator = around(lab)
+    mark = broker.log.mark()
     with calm():
         name = run(*PODMAN, "run", "-d", "--network", "host", "--read-only", "--cap-drop=all",
                    "--security-opt=no-new-privileges", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024",
@@ -139,6 +154,73 @@ def test_both_say_the_same(built: str):
                 "health": config["Healthcheck"], "platform": (config["Os"], config["Architecture"])}
 
     assert said(loaded()) == said(built)
+
+
+class Engine:
+    """Docker's engine and its files for this test alone, with this machine's network as it is."""
+
+    def __init__(self, lab: Lab) -> None:
+        work = lab.work_dir("docker")
+        self.env = {**os.environ, "DOCKER_HOST": f"unix://{work}/socket", "DOCKER_CONFIG": str(work), "DOCKER_BUILDKIT": "1"}
+        daemon = lab.start(Process, "dockerd", [
+            "dockerd", "--storage-driver=vfs", f"--data-root={work}/data", f"--exec-root={work}/run",
+            f"--pidfile={work}/pid", f"--host=unix://{work}/socket", "--bridge=none", "--iptables=false",
+            "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"], work)
+        lab.callback(daemon.stop)
+        daemon.wait_log("API listen on")
+
+    def docker(self, *command: object, **options: object) -> str:
+        return run("/usr/bin/docker", *command, env=self.env, **options)  # Debian's, which has BuildKit in it
+
+    def compose(self, work: pathlib.Path, *command: object) -> str:
+        return run("docker-compose", *command, cwd=work, env=self.env)
+
+    def load(self, image: str, work: pathlib.Path) -> None:
+        """What podman has."""
+        save(image, work / "image.tar")
+        self.docker("load", "-q", "-i", work / "image.tar")
+
+
+def test_docker_compose_up(lab: Lab):
+    """The README's line, with the image that make image wrote."""
+    broker, operator = around(lab)
+    engine = Engine(lab)
+    engine.docker("load", "-q", "-i", FILE)
+    engine.docker("tag", f"iamcat:{VERSION}", "iamcat")
+    (lab.dir / "docker-compose.yml").write_bytes((ROOT / "docker-compose.yml").read_bytes())
+    (lab.dir / "docker-compose.override.yml").write_text("services: {mqtt-client: {healthcheck: {interval: 1s}}}\n")
+    mark = broker.log.mark()
+    with calm():
+        lab.callback(lambda: engine.compose(lab.dir, "down", "-t", "1"))
+        engine.compose(lab.dir, "up", "-d", "mqtt-client")
+    broker.log.wait("Sending SUBACK to 0123", since=mark)
+    assert operator.request(READ)["response"]["value"] == 42
+    name = engine.compose(lab.dir, "ps", "-q", "mqtt-client")
+
+    def state() -> dict:
+        return json.loads(engine.docker("inspect", name))[0]["State"]
+
+    deadline = time.monotonic() + TIMEOUT
+    while state()["Health"]["Status"] != "healthy":
+        assert time.monotonic() < deadline, state()
+        time.sleep(0.1)
+    assert "phase               serve" in engine.compose(lab.dir, "exec", "-T", "mqtt-client", "/iamcat", "status")
+    engine.compose(lab.dir, "stop", "-t", "6")
+    assert (state()["Status"], state()["ExitCode"], state()["OOMKilled"]) == ("exited", 0, False)
+    logs = engine.compose(lab.dir, "logs")
+    assert "sandbox: user 65534; files and ports; system calls" in logs and "refused, which" not in logs, logs
+
+
+def test_docker_builds_it_for_another_machine(lab: Lab):
+    """BuildKit, as docker buildx has it: what the Dockerfile is told of the platforms comes from the builder."""
+    engine = Engine(lab)
+    engine.load(debian(lab.dir), lab.dir)
+    engine.docker("build", "-q", "--network=host", "--platform=linux/arm/v7", f"--build-arg=SOURCE_DATE_EPOCH={EPOCH}",
+                  "-t", "iamcat", ROOT)
+    (lab.dir / "image.tar").unlink()
+    engine.docker("save", "-o", lab.dir / "image.tar", "iamcat")
+    run("make", "-s", "-C", ROOT, "static", "ARCH=armhf", f"SOURCE_DATE_EPOCH={EPOCH}")
+    assert unpacked(lab.dir / "image.tar") == {"iamcat": (ROOT / "build" / "static" / "armhf" / "iamcat").read_bytes()}
 
 
 def test_compose(tmp_path: pathlib.Path):
