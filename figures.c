@@ -101,8 +101,11 @@ static void describe_broker(struct figures *f, const struct bridge *b)
 	buf_put_u64(&t, l->port);
 	f->broker = buf_cstr(&t);
 	t = (struct buf)BUF(f->since_mem);
-	if (l->state == LINK_UP)
+	if (l->state == LINK_UP) {
 		buf_put_time(&t, l->wall_s * 1000000);
+		t.n -= sizeof ".000000Z" - 1; /* it is known to the second */
+		buf_put_byte(&t, 'Z');
+	}
 	f->since = buf_cstr(&t);
 	f->address = l->state == LINK_UP ? l->peer : "";
 }
@@ -201,14 +204,23 @@ static void put_name(struct buf *b, const char *name, bool first)
 	buf_put_str(b, "\": ");
 }
 
+static void put_known(struct buf *b, int64_t ms)
+{
+	if (ms < 0)
+		buf_put_str(b, "null");
+	else
+		buf_put_seconds(b, ms);
+}
+
 static void put_times(struct buf *b, const struct bridge_times *t)
 {
+	bool any = count_of(t) > 0;
 	put_name(b, "p50", true);
-	buf_put_seconds(b, percentile(t, 50));
+	put_known(b, any ? percentile(t, 50) : -1);
 	put_name(b, "p99", false);
-	buf_put_seconds(b, percentile(t, 99));
+	put_known(b, any ? percentile(t, 99) : -1);
 	put_name(b, "max", false);
-	buf_put_seconds(b, t->max_ms);
+	put_known(b, any ? t->max_ms : -1);
 }
 
 static void put_json_value(struct buf *b, const struct figures *f, const struct figure *row)
@@ -236,10 +248,8 @@ static void put_json_value(struct buf *b, const struct figures *f, const struct 
 	case NUMBER:
 	case BYTES: break;
 	}
-	if (number_of(f, row) < 0)
-		buf_put_str(b, "null");
-	else if (row->kind == SECONDS)
-		buf_put_seconds(b, number_of(f, row));
+	if (row->kind == SECONDS || number_of(f, row) < 0)
+		put_known(b, number_of(f, row));
 	else
 		buf_put_i64(b, number_of(f, row));
 }
@@ -436,7 +446,7 @@ static void put_value(struct buf *b, enum kind kind, struct slice value)
 		buf_put_str(b, " KiB");
 	} else if (json_kind(value) == JSON_NUMBER && (kind == SECONDS || kind == TIMES)) {
 		put_duration(b, read_ms(value));
-	} else if (json_kind(value) == JSON_NULL) {
+	} else if (json_kind(value) == JSON_NULL || slice_is(value, "\"\"")) {
 		buf_put_byte(b, '-');
 	} else {
 		put_plain(b, value);

@@ -162,15 +162,12 @@ struct reading {
 	enum bridge_error error;
 };
 
-/* Notes the first mistake: "NAME" must be …. Always returns false. */
+/* Notes the first mistake: 'NAME' must be …. Always returns false. */
 static bool refuse(struct reading *r, enum bridge_error error, enum member m, const char *text)
 {
 	if (r->error == ERROR_NONE) {
 		r->error = error;
-		buf_put_byte(r->sentence, '"');
-		buf_put_str(r->sentence, names[m]);
-		buf_put_str(r->sentence, "\" ");
-		buf_put_str(r->sentence, text);
+		buf_put_strs(r->sentence, "'", names[m], "' ", text);
 	}
 	return false;
 }

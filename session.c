@@ -108,9 +108,9 @@ static void fail(struct bridge *b, enum bridge_end end, const char *where, const
 	if (detail.n > 0 || code != 0)
 		buf_put_byte(log, ')');
 	if (!repeated && b->failure_why == why && b->failure_repeats > 0) {
-		buf_put_str(log, ", for the ");
+		buf_put_str(log, ", ");
 		buf_put_u64(log, b->failure_repeats + 1);
-		buf_put_str(log, ". time");
+		buf_put_str(log, " times in a row");
 	}
 	if (!b->stopping && !b->config->probe) {
 		buf_put_str(log, "; trying again in ");
@@ -467,7 +467,8 @@ static void accepted(struct bridge *b, bool session_present)
 /* The broker has sent what it kept: it is acknowledged, and was not executed. */
 static void end_stale(struct bridge *b)
 {
-	struct buf *log = log_begin(b, LEVEL_WARN);
+	struct buf *log =
+	        log_begin(b, b->stale > 0 ? LEVEL_WARN : LEVEL_INFO); /* an old one is usual after a start */
 	buf_put_str(log, "the broker kept a session from too long ago (MQTT_SESSION_WINDOW): it is "
 	                 "discarded; requests in it "
 	                 "that are not executed: ");

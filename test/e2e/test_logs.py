@@ -76,7 +76,7 @@ def test_the_same_cause_is_logged_once_with_a_count(lab: Lab):
         it.broker.take(PUBACK, lambda p: p.packet_id == 100 + number)
     assert it.cat.stop() == 0
     told = [re.sub(r"^request \d+: ", "", line) for line in it.said()]
-    assert told[:3] == [r'missing_field: \x22function_code\x22 is missing', "not_an_object: the request must be a JSON object",
+    assert told[:3] == ["missing_field: 'function_code' is missing", "not_an_object: the request must be a JSON object",
                         "a retained request is not executed: it may be old (publish requests without retain)"]
     more = "; more of this kind since it was last logged: "
     assert told[3:] == [f"not logged one by one: missing_field{more}4",

@@ -112,7 +112,7 @@ static void fill(void)
 	        .client_id = "my \"own\\\xc3\xa4",
 	        .broker = "broker.test:8883",
 	        .address = "",
-	        .since = "2026-08-03T15:05:30.000000Z",
+	        .since = "2026-08-03T15:05:30Z",
 	        .health = "out of service for 130 s (healthy up to 120): the connection was refused (nothing "
 	                  "listens there)",
 	        .healthy = 0,
@@ -140,7 +140,7 @@ static void test_json(void **s)
 	assert_string_equal(buf_cstr(&json),
 	        "{\"version\": \"1.2.3\", \"gateway\": \"0123\", \"client_id\": \"my \\\"own\\\\\xc3\xa4\", "
 	        "\"broker\": \"broker.test:8883\", \"broker_address\": \"\", "
-	        "\"connected_since\": \"2026-08-03T15:05:30.000000Z\", "
+	        "\"connected_since\": \"2026-08-03T15:05:30Z\", "
 	        "\"health\": \"out of service for 130 s (healthy up to 120): the connection was refused "
 	        "(nothing listens there)\", \"healthy\": false, \"phase\": \"pause\", "
 	        "\"phase_seconds\": 0.001, \"uptime_seconds\": 93784.000, \"gap_seconds\": 130.999, "
@@ -156,7 +156,7 @@ static void test_json(void **s)
 	        "\"refused\": 0, \"tls\": 0, \"login\": 0, \"subscribe\": 0, \"timeout\": 0, \"lost\": 1, "
 	        "\"takeover\": 0, \"protocol\": 0, \"token\": 30, \"stale\": 0, \"full\": 0}, "
 	        "\"round_trip_seconds\": {\"p50\": 0.127, \"p99\": 0.484, \"max\": 0.484}, "
-	        "\"api_seconds\": {\"p50\": 0.000, \"p99\": 0.000, \"max\": 0.000}}\n");
+	        "\"api_seconds\": {\"p50\": null, \"p99\": null, \"max\": null}}\n");
 }
 
 static void test_text(void **s)
@@ -170,8 +170,8 @@ static void test_text(void **s)
 	        "gateway             0123\n"
 	        "client id           my \\x22own\\x5c\\xc3\\xa4\n"
 	        "broker              broker.test:8883\n"
-	        "its address         \n"
-	        "connected since     2026-08-03T15:05:30.000000Z\n"
+	        "its address         -\n"
+	        "connected since     2026-08-03T15:05:30Z\n"
 	        "health              out of service for 130 s (healthy up to 120): the connection\n"
 	        "                    was refused (nothing listens there)\n"
 	        "phase               pause               in this phase for   0.001 s\n"
@@ -185,7 +185,7 @@ static void test_text(void **s)
 	        "requests skipped    none\n"
 	        "reconnects          lost 1, token 30\n"
 	        "request to answer   p50 0.127 s, p99 0.484 s, max 0.484 s\n"
-	        "API call            p50 0.000 s, p99 0.000 s, max 0.000 s\n");
+	        "API call            p50 -, p99 -, max -\n");
 }
 
 /* Lists break behind a comma, and each line begins where the first one does; durations have two units. */
@@ -400,7 +400,7 @@ static void test_take(void **s)
 	assert_slice(member("client_id"), "\"0123\"");
 	assert_slice(member("broker"), "\"broker.test:8883\"");
 	assert_slice(member("broker_address"), "\"192.0.2.1\"");
-	assert_slice(member("connected_since"), "\"1970-01-02T00:00:00.000000Z\"");
+	assert_slice(member("connected_since"), "\"1970-01-02T00:00:00Z\"");
 	assert_slice(member("phase"), "\"serve\"");
 	assert_slice(member("phase_seconds"), "1.000");
 	assert_slice(member("uptime_seconds"), "499.000");
