@@ -544,11 +544,33 @@ static size_t distance(struct slice a, const char *b)
 	return row[n];
 }
 
+/* The index of the variable whose name was meant by one that has a typing mistake or two, VARIABLES for none:
+ * the environment has names of many others, too. */
+static size_t find_misspelled(struct slice name)
+{
+	enum { MISTAKES = 2 };
+	for (size_t v = 0; v < VARIABLES; v++) {
+		size_t n = strlen(variables[v].name);
+		if (name.n + MISTAKES >= n && n + MISTAKES >= name.n &&
+		        distance(name, variables[v].name) <= MISTAKES)
+			return v;
+	}
+	return VARIABLES;
+}
+
+static void warn_unknown(struct reader *r, struct slice name, size_t nearest, size_t line)
+{
+	unsigned char memory[72];
+	struct buf shown = BUF(memory);
+	buf_put_escaped(&shown, name, 64);
+	put_source(r->warnings, r, buf_cstr(&shown), line);
+	buf_put_strs(r->warnings, " is no variable of iamcat and has no effect; the nearest one is ",
+	        variables[nearest].name, "\n");
+}
+
 static void store(struct reader *r, struct slice name, struct slice value, size_t line)
 {
 	size_t v = find(name), nearest = 0;
-	unsigned char memory[72];
-	struct buf shown = BUF(memory);
 	if (v < VARIABLES) {
 		if (r->found[v].line > 0) {
 			put_source(r->warnings, r, variables[v].name, r->found[v].line);
@@ -562,10 +584,7 @@ static void store(struct reader *r, struct slice name, struct slice value, size_
 	for (v = 1; v < VARIABLES; v++)
 		if (distance(name, variables[v].name) < distance(name, variables[nearest].name))
 			nearest = v;
-	buf_put_escaped(&shown, name, 64);
-	put_source(r->warnings, r, buf_cstr(&shown), line);
-	buf_put_strs(r->warnings, " is no variable of iamcat and has no effect; the nearest one is ",
-	        variables[nearest].name, "\n");
+	warn_unknown(r, name, nearest, line);
 }
 
 /* The value in quotes that begins at offset at; it may have several lines. Returns NULL with the value,
@@ -660,6 +679,9 @@ static void read_environment(struct reader *r, char *const *envp)
 		name.n = slice_find(name, "=");
 		const char *value = *envp + name.n + ((*envp)[name.n] == '=');
 		size_t v = find(name);
+		size_t meant = v == VARIABLES ? find_misspelled(name) : VARIABLES;
+		if (meant < VARIABLES)
+			warn_unknown(r, name, meant, 0);
 		/* of two entries with one name the first counts, as with getenv */
 		if (v < VARIABLES && *value && (r->found[v].line > 0 || r->found[v].value.n == 0))
 			r->found[v] = (struct found){slice_str(value), 0, false};

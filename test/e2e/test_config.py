@@ -161,6 +161,18 @@ def test_an_unknown_variable_gets_a_warning_with_the_nearest_name(lab: Lab):
         assert not cat.log.find("hunter2")
 
 
+def test_a_misspelled_variable_of_the_environment(lab: Lab):
+    """As docker's env_file sets them; what others have in there is left alone."""
+    wrong = {"MQTT_KEEPALIV": "MQTT_KEEPALIVE", "WEB_CONTANER_PROT": None, "LOG_LEVLE": "LOG_LEVEL",
+             "mqtt_client_id": "MQTT_CLIENT_ID", "WEB_CONTAINERPORT": "WEB_CONTAINER_PORT", "STATE_INTERVALL": "STATE_INTERVAL"}
+    others = {"MQTT_VERSION": "5", "MQTT_PORT": "1883", "LOG": "x", "WEB_PORT": "80", "X" * 5000: "y"}
+    with running(lab, {**others, **{name: "hunter2" for name in wrong}}) as cat:
+        warnings = [m.string.split(" warn  ")[1] for m in cat.log.find(" warn (?! *SANDBOX=off)")]
+    assert sorted(warnings) == sorted(
+        f"{name} (environment) is no variable of iamcat and has no effect; the nearest one is {nearest}"
+        for name, nearest in wrong.items() if nearest)
+
+
 # ----------------------------------------------------------------------------------------------- certificates
 
 
