@@ -419,9 +419,8 @@ static int usage_error(const char *what, const char *argument)
 	buf_put_str(&b, "iamcat: ");
 	buf_put_str(&b, what);
 	buf_put_escaped(&b, slice_str(argument), 200);
-	buf_put_str(&b,
-	        "\nusage: iamcat [-c FILE] [check | status [--json] [--watch] | health], or --help, or "
-	        "--version\n");
+	buf_put_str(&b, "\nusage: iamcat [-c FILE] [check | status [--json] [--watch] | health]\n"
+	                "       iamcat --help | --version\n");
 	write_all(STDERR_FILENO, buf_slice(&b));
 	return EXIT_CONFIG;
 }

@@ -14,7 +14,7 @@ TEXT = r'"(?:[^"\\\n]|\\.)*"'
 
 # Of three words and more, in the program's text, but nothing that would need a cure.
 NO_FAILURE = {
-    "embedded root certificates", "usage: iamcat [-c FILE] [check | status [--json] [--watch] | health], or --help, or --version",
+    "embedded root certificates", "usage: iamcat [-c FILE] [check | status [--json] [--watch] | health] iamcat --help | --version",
     "A variable whose value is empty counts as not set.",
     "MQTT_ROOT_CA_FILE has changed: its certificates are trusted from now on", "this machine's clock has been set",
     "requests on", "in service: connected to", "connecting anew, for requests that had no room",
