@@ -242,9 +242,11 @@ static void look_at_token(struct check *c, struct buf *t, int64_t wall_us)
 static void put_addresses(const struct check *c, struct buf *t)
 {
 	const struct resolve *host = c->broker->host;
+	struct dns_address ip;
+	bool literal = dns_read_address(slice_str(host->name), &ip);
 	buf_put_escaped(t, slice_str(host->name), BRIDGE_HOST_BYTES);
-	buf_put_str(t, " is ");
-	for (size_t i = 0; i < host->addresses; i++) {
+	buf_put_str(t, literal ? " is an address" : " is ");
+	for (size_t i = 0; i < host->addresses && !literal; i++) {
 		buf_put_str(t, i > 0 ? ", " : "");
 		dns_put_address(t, &host->address[i]);
 	}

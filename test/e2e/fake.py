@@ -122,6 +122,16 @@ def reset(peer: socket.socket) -> None:
     peer.close()
 
 
+def black_hole(lab: Any, address: str, port: int = 0) -> int:
+    """Connections to there are neither made nor refused: its queue is full. The port."""
+    listener = lab.enter_context(socket.create_server((address, port), backlog=0))
+    lab.enter_context(socket.create_connection(listener.getsockname()))
+    with contextlib.suppress(TimeoutError):
+        socket.create_connection(listener.getsockname(), timeout=0.1).close()
+        raise LabError(f"{address} takes more connections than it should")
+    return listener.getsockname()[1]
+
+
 # ------------------------------------------------------------------------------------------------------- MQTT
 
 

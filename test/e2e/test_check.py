@@ -12,8 +12,9 @@ from typing import Any, Callable
 import pytest
 
 import pki
-from fake import (CONNECT, DISCONNECT, PUBACK, PUBLISH, READ, SUBACK, SUBSCRIBE, Connection, FakeApi, FakeBroker, Packet,
-                  connack, hang, http_reply, mqtt_id, mqtt_packet, token_claims, unsigned_token)
+from apart import apart
+from fake import (CONNECT, DISCONNECT, PUBACK, PUBLISH, READ, SUBACK, SUBSCRIBE, Connection, FakeApi, FakeBroker, FakeDns,
+                  Packet, black_hole, connack, hang, http_reply, mqtt_id, mqtt_packet, token_claims, unsigned_token)
 from lab import DEVICE, IAMCAT, SERIAL, TIMEOUT, Certificate, Lab, certify
 
 STEPS = ["configuration", "gateway API", "token", "name look-up", "TCP", "TLS", "CONNECT", "SUBSCRIBE", "state"]
@@ -26,12 +27,26 @@ class Checked:
 
     def __init__(self, lab: Lab, env: dict[str, str], *args: str, **options: Any) -> None:
         self.cat = lab.iamcat(env, *args, "check", **options)
+
+    def end(self) -> "Checked":
         self.status = self.cat.wait()
         self.lines = self.cat.out.lines
         self.text = "\n".join(self.lines)
         found = [m for m in map(STEP.fullmatch, self.lines) if m and m[3]]
         self.steps = [(m[1].strip(), m[3]) for m in found]
         assert self.cat.log.lines == [], "standard error is for nothing here"
+        return self
+
+    def failed(self, step: int, found: str) -> None:
+        """At that step and not before, for the reason that is a part of found; and what to try is said."""
+        assert self.status == 2 + step, self.text
+        assert self.steps[-1] == ("FAIL", STEPS[step]) and [s for s in self.steps if s[0] == "ok"][:step] == good(step)
+        at = next(i for i, line in enumerate(self.lines) if line.startswith("FAIL"))
+        heads = [line[:13].split() for line in self.lines[at + 1:]]
+        assert ["found"] in heads and heads[-1] == ["try"], "what was found, and what to try"
+        assert ": expected " in self.lines[at]
+        assert found in "\n".join(self.lines[at:]), self.text
+        assert "trying again in" not in self.text
 
 
 def good(until: int) -> list[tuple[str, str]]:
@@ -49,7 +64,7 @@ def secrets(broker: FakeBroker) -> list[str]:
 
 def test_all_is_well(lab: Lab):
     broker, api, env = peers(lab)
-    run = Checked(lab, env)
+    run = Checked(lab, env).end()
     assert (run.status, run.steps, run.lines[-1]) == (0, good(9), "all is well"), run.text
     connect = broker.take(CONNECT)
     assert (connect.client_id, connect.clean, connect.will, connect.user) == (SERIAL + "-check", True, None, SERIAL)
@@ -69,7 +84,7 @@ def test_all_is_well(lab: Lab):
 
 def test_with_a_password_and_a_client_id(lab: Lab):
     broker, api, env = peers(lab, MQTT_USERNAME="someone", MQTT_PASSWORD="open sesame", MQTT_CLIENT_ID="me")
-    run = Checked(lab, env)
+    run = Checked(lab, env).end()
     assert (run.status, run.steps) == (0, good(9)), run.text
     connect = broker.take(CONNECT)
     assert (connect.client_id, connect.user, connect.password) == ("me-check", "someone", b"open sesame")
@@ -83,7 +98,7 @@ def test_the_chain_is_shown_as_it_was_verified(lab: Lab):
     stray = pki.ca(None, "stray CA")
     broker = lab.add(FakeBroker(Certificate(cert=own.cert + stray.cert + between.cert, key=own.key)))
     env = lab.env(broker, lab.add(FakeApi()), MQTT_ROOT_CA=stray.cert + lab.ca.cert, MQTT_ROOT_CA_FILE="")
-    run = Checked(lab, env)
+    run = Checked(lab, env).end()
     assert run.status == 0, run.text
     at = next(i for i, line in enumerate(run.lines) if " ms TLS: " in line)
     issued = [re.search(r"issued by '(.*?)'", line) for line in run.lines[at + 1:at + 4]]
@@ -97,7 +112,7 @@ def test_the_days_are_those_of_the_first_to_expire(lab: Lab):
     root = certify("a CA", ["basicConstraints = critical,CA:true", "keyUsage = critical,keyCertSign"], days=40)
     broker = lab.add(FakeBroker(pki.leaf(root)))
     env = lab.env(broker, lab.add(FakeApi()), MQTT_ROOT_CA=root.cert, MQTT_ROOT_CA_FILE="")
-    run = Checked(lab, env)
+    run = Checked(lab, env).end()
     until = re.search("root 'a CA' of MQTT_ROOT_CA, valid to (.*?); days left for all of them: (.*)", run.text)
     assert until[1] >= time.strftime("%Y-%m-%d", time.gmtime(time.time() + 39 * 86400)) and int(until[2]) < 39, run.text
 
@@ -106,7 +121,7 @@ def test_a_certificate_that_is_trusted_itself(lab: Lab):
     own = pki.leaf(None)
     broker = lab.add(FakeBroker(own))
     env = lab.env(broker, lab.add(FakeApi()), MQTT_ROOT_CA=own.cert, MQTT_ROOT_CA_FILE="")
-    run = Checked(lab, env)
+    run = Checked(lab, env).end()
     assert run.status == 0 and "root 'a broker' of MQTT_ROOT_CA, valid to" in run.text, run.text
 
 
@@ -160,21 +175,44 @@ FAULTS = {
 def test_each_step_fails(name: str, lab: Lab):
     step, env, routes, scripts, found = FAULTS[name]
     broker, api, settings = peers(lab, *scripts, routes=routes)
-    run = Checked(lab, {**settings, **env}, **({"etc": {"hosts": ""}} if step == 3 else {}))
-    assert run.status == 2 + step, run.text
-    assert run.steps[-1] == ("FAIL", STEPS[step]) and [s for s in run.steps if s[0] == "ok"][:step] == good(step)
-    at = next(i for i, line in enumerate(run.lines) if line.startswith("FAIL"))
-    heads = [line[:13].split() for line in run.lines[at + 1:]]
-    assert ["found"] in heads and heads[-1] == ["try"], "what was found, and what to try"
-    assert ": expected " in run.lines[at]
-    assert found in "\n".join(run.lines[at:]), run.text
-    assert "trying again in" not in run.text and not [s for s in secrets(broker) if s in run.text]
+    run = Checked(lab, {**settings, **env}, **({"etc": {"hosts": ""}} if step == 3 else {})).end()
+    run.failed(step, found)
+    assert not [s for s in secrets(broker) if s in run.text]
     assert PUBLISH not in [p.kind for p in broker.history]
+
+
+@apart
+def test_who_says_nothing_is_not_waited_for_without_end(lab: Lab):
+    """In each step in turn; all at once, as each takes its time."""
+
+    def stall_at(kind: int) -> Callable[[Connection], Any]:
+        return lambda c: (c.expect(kind), c.stall())
+
+    dns = lab.add(FakeDns(lambda query: None))
+    silent: list[tuple[int, dict[str, str], dict[str, Any], list[Callable], str]] = [
+        (1, {"WEB_CONTAINER_TIMEOUT": "1"}, {"/api/crypto": hang}, [], "it did not answer in time"),
+        (2, {"WEB_CONTAINER_TIMEOUT": "1"}, {"/api/jwt/create": hang}, [], "it did not answer in time"),
+        (3, {"MQTT_BROKER_HOST": "broker.test"}, {}, [], "no name server answered"),
+        (4, {"MQTT_BROKER_HOST": "127.0.0.1", "MQTT_BROKER_PORT": str(black_hole(lab, "127.0.0.1"))}, {}, [],
+         "the other side does not answer"),
+        (5, {}, {}, [Connection.stall], "the TLS handshake took too long"),
+        (6, {}, {}, [stall_at(CONNECT)], "the broker did not answer CONNECT"),
+        (7, {}, {}, [stall_at(SUBSCRIBE)], "the broker did not answer SUBSCRIBE"),
+        (8, {"WEB_CONTAINER_TIMEOUT": "1"}, {"/api/state": hang}, [], "it did not answer in time"),
+    ]
+    runs = []
+    for step, env, routes, scripts, found in silent:
+        broker, api, settings = peers(lab, *scripts, routes=routes)
+        etc = {"hosts": "", "resolv.conf": f"nameserver {dns.address}\n"}
+        runs.append(Checked(lab, {**settings, **env}, etc=etc))
+    for run, (step, env, routes, scripts, found) in zip(runs, silent):
+        run.end().failed(step, found)
+    assert "name look-up: 127.0.0.1 is an address\n" in runs[3].text
 
 
 def test_the_other_form_of_dates_is_tried(lab: Lab):
     broker, api, env = peers(lab, refusing(4))
-    run = Checked(lab, env)
+    run = Checked(lab, env).end()
     assert run.status == 0 and "trying again" in run.text, run.text
     assert run.steps == good(6) + good(9)[2:]
     dates = [token_claims(p.password)["exp"] for p in broker.history if p.kind == CONNECT]
@@ -184,14 +222,14 @@ def test_the_other_form_of_dates_is_tried(lab: Lab):
 
 def test_both_forms_of_dates_are_refused(lab: Lab):
     broker, api, env = peers(lab, *[refusing(4)] * 3)
-    run = Checked(lab, env)
+    run = Checked(lab, env).end()
     assert run.status == 8 and len(secrets(broker)) == 2, run.text
 
 
 def test_a_broker_that_hangs_up_on_the_first_suites(lab: Lab):
     """As some do that lack ChaCha20: the others are offered, as a running iamcat would."""
     broker, api, env = peers(lab, lambda c: c.peer.recv(1))
-    run = Checked(lab, env)
+    run = Checked(lab, env).end()
     assert (run.status, run.steps) == (0, good(5) + good(9)[2:]), run.text
 
 
@@ -206,7 +244,7 @@ def test_requests_are_not_executed(lab: Lab):
         return http_reply({"mode": "late"})
 
     broker, api, env = peers(lab, routes={"/api/state": state})
-    run = Checked(lab, env)
+    run = Checked(lab, env).end()
     assert run.status == 0 and len(asked) == 1, run.text
     assert "/api/inverter/modbus" not in [r.path for r in api.history]
     assert PUBLISH not in [p.kind for p in broker.history]

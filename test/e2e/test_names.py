@@ -13,7 +13,7 @@ import pytest
 
 import fake
 from apart import NAMES, apart
-from fake import A, AAAA, CNAME, FakeApi, FakeBroker, FakeDns, Query, dns_name, dns_reply
+from fake import A, AAAA, CNAME, FakeApi, FakeBroker, FakeDns, Query, black_hole, dns_name, dns_reply
 from lab import Lab, Process, server_certificate, strict_json
 
 READ = {"function_code": 3, "device_id": "A2332407312", "address": 10056}
@@ -558,14 +558,6 @@ def test_the_apis_address_is_kept_until_a_connection_fails(lab: Lab):
     assert len({q.port for q in questions}) >= 7 and len({q.id for q in questions}) >= 7
     assert {q.port for q in questions} == {q.port for q in asked(lab.dns, "api.test", AAAA)[:8]}
     assert [q.id for q in questions] != [q.id for q in asked(lab.dns, "api.test", AAAA)[:8]]
-
-
-def black_hole(lab: Lab, address: str, port: int) -> None:
-    """Connections to there are neither made nor refused: its queue is full."""
-    listener = lab.enter_context(socket.create_server((address, port), backlog=0))
-    lab.enter_context(socket.create_connection(listener.getsockname()))
-    with pytest.raises(TimeoutError):
-        socket.create_connection(listener.getsockname(), timeout=0.1)
 
 
 @apart

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from typing import Any, Callable, Iterator
 
@@ -19,8 +20,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import fake
-from fake import (CONNECT, PUBACK, READ, SUBACK, SUBSCRIBE, Connection, Scripted, connack, hang, http_reply, mqtt_id,
-                  mqtt_packet)
+from fake import (CONNECT, PUBACK, PUBLISH, READ, SUBACK, SUBSCRIBE, Connection, Scripted, connack, hang, http_reply,
+                  mqtt_id, mqtt_packet, mqtt_publish)
 from lab import IAMCAT, ROOT, SANITIZER, SERIAL, TIMEOUT, Lab, LabError, Process, free_port
 
 PASSED = {name: os.environ[name] for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS", "SANDBOX") if name in os.environ}
@@ -248,6 +249,44 @@ def test_reconnects_by_reason(reason: str, scripts: list[Any], ends: dict[str, i
     figures = it.wait(lambda f: f["reconnects_total"][reason] >= ends[reason])
     assert counts(figures, "reconnects_total") == ends
     assert figures["skipped_total"]["stale"] == (reason == "stale")
+
+
+def test_requests_that_had_no_room(lab: Lab):
+    """More of them than iamcat can know again, from a broker that acknowledges no answer before it has sent them all:
+    the rest is passed over, sent again on a connection made anew, and answered there. Each gets one answer."""
+    every = range(1, 601)
+    taken, answered, over = set(), set(), threading.Event()
+
+    def listen(c: Connection, acknowledges: bool) -> None:
+        while packet := c.receive():
+            if packet.kind == PUBACK:
+                taken.add(packet.packet_id)
+            elif packet.kind == PUBLISH and packet.topic.endswith("/response"):
+                answered.add(packet.packet_id)
+            if acknowledges or packet.kind != PUBLISH:
+                c.reply(packet)
+
+    def flood(c: Connection) -> None:
+        c.ready()
+        c.send(b"".join(mqtt_publish("iamcat/modbus/request", b"[%d]" % n, 1, n) for n in every))
+        listen(c, False)
+        over.set()
+
+    def again(c: Connection) -> None:
+        c.expect(CONNECT)
+        over.wait(TIMEOUT)
+        c.send(connack(0, 1))
+        for n in sorted({*every} - taken):
+            c.publish("iamcat/modbus/request", b"[%d]" % n, packet_id=n, dup=True)
+        listen(c, True)
+
+    it = Told(lab, flood, again, STATE_INTERVAL="3600", LOG_LEVEL="info")
+    figures = it.wait(lambda f: f["answers_total"]["not_an_object"] == 600 and f["messages_waiting"] == 0)
+    full = figures["skipped_total"]["full"]
+    assert 0 < full < 600 and counts(figures, "skipped_total") == {"full": full}
+    assert counts(figures, "reconnects_total") == {"full": 1}
+    assert taken == {*every} and len(answered) == 600
+    assert len(it.cat.log.find("too many requests at once: the broker is asked to send the rest of them again")) == 1
 
 
 def test_reconnects_when_nobody_is_there(lab: Lab):
