@@ -51,16 +51,29 @@ def test_journal(within: list[str], env: dict[str, str], journal: bool, lab: Lab
     assert lines[-1] == "<6>stopped" and [line for line in lines if line.startswith("<4>LOG_LEVLE")]
 
 
-def test_a_request_from_arrival_to_acknowledgement(lab: Lab):
+class Formed(Scripted):
+    """With a log of any form."""
+
+    def check_log(self) -> None:
+        """Its lines are looked at below."""
+
+
+FORMS = {"text": lambda line: LINE.fullmatch(line)[3], "json": lambda line: strict_json(line)["message"],
+         "journal": lambda line: re.fullmatch("<[3467]>(.*)", line)[1]}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_request_from_arrival_to_acknowledgement(form: str, lab: Lab):
     """Also one that went wrong."""
-    it = Scripted(lab, STATE_INTERVAL="3600")
+    it = Formed(lab, STATE_INTERVAL="3600", LOG_FORMAT=form)
     it.broker.connection()
     assert it.ask()["response"]["value"] == 42
     assert it.ask(request=b"{}")["response"]["code"] == "missing_field"
     it.cat.wait_log("request 2: acknowledged")
     packets = [p.packet_id for p in it.broker.history if p.kind == PUBLISH and p.topic.endswith("/response")]
+    said = [FORMS[form](line) for line in it.cat.log.lines]
     for number, (packet, between) in enumerate(zip(packets, ("GET /api/inverter/modbus", "missing_field: ")), 1):
-        told = [line.split(f"request {number}: ")[1] for line in it.cat.log.lines if f"request {number}: " in line]
+        told = [text.removeprefix(f"request {number}: ") for text in said if text.startswith(f"request {number}: ")]
         assert told[0] == f"arrived, bytes: {(len(READ), 2)[number - 1]}" and told[1].startswith(between), told
         assert told[2:] == [f"answered, packet {packet}", f"acknowledged, packet {packet}"]
 

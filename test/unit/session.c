@@ -7,6 +7,8 @@
 #include "driver.h"
 
 static int64_t wake_ms;
+static char said[1000]; /* the last warning about the broker */
+static size_t warnings;
 
 static void step(void)
 {
@@ -15,7 +17,10 @@ static void step(void)
 	struct slice text;
 	wake_ms = bridge_step(&b, (struct bridge_time){now_ms, INT64_C(1793491200000000) + now_ms * 1000});
 	while (bridge_take_log(&b, &at, &level, &text))
-		;
+		if (level == LEVEL_WARN && memcmp(text.p, "broker ", 7) == 0) {
+			snprintf(said, sizeof said, "%.*s", (int)text.n, (const char *)text.p);
+			warnings++;
+		}
 }
 
 static size_t drain(unsigned char *to, size_t cap, size_t most)
@@ -280,6 +285,37 @@ static void comes_out_of_an_overrun(void **state)
 	config.session_window_s = 0;
 }
 
+/* A connection that fails for the same reason again and again is a line in a minute, with a count. */
+static void a_failure_is_told_once_a_minute(void **state)
+{
+	char words[100];
+	struct link *l = &b.link[LINK_BROKER];
+	(void)state;
+	start(true);
+	answer(b.identity->link, "{\"serialNumber\": \"s1\"}");
+	warnings = 0;
+	int64_t first_ms = now_ms;
+	for (unsigned n = 1; warnings < 2; n++) {
+		serve(l);
+		link_ended(l, LINK_LOST, "it is so", 7);
+		step();
+		serve(l);
+		assert_int_equal(warnings, now_ms - first_ms < 60000 ? 1 : 2);
+		snprintf(words, sizeof words,
+		        n > 1 ? "it is so (error 7), %u times in a row; " : "it is so (error 7); ", n);
+		if (n == 1 || warnings == 2)
+			assert_non_null(strstr(said, words));
+		if (b.phase == PHASE_PAUSE) /* it may be over already */
+			now_ms = b.phase_deadline_ms;
+		step();
+	}
+	serve(l);
+	link_ended(l, LINK_LOST, "it is otherwise", 0);
+	step();
+	assert_int_equal(warnings, 3);
+	assert_non_null(strstr(said, "it is otherwise; trying again in "));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -288,6 +324,7 @@ int main(void)
 	        cmocka_unit_test(comes_out_of_an_overrun),
 	        cmocka_unit_test(breaks_within_a_publish),
 	        cmocka_unit_test(breaks_with_a_full_outbox),
+	        cmocka_unit_test(a_failure_is_told_once_a_minute),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
