@@ -544,14 +544,15 @@ static size_t distance(struct slice a, const char *b)
 	return row[n];
 }
 
-/* The index of the variable whose name was meant by one that has a typing mistake or two, VARIABLES for none:
- * the environment has names of many others, too. */
+/* The index of the variable whose name was meant by one that has a typing mistake or two, though not in its
+ * first letter; VARIABLES for none. The environment has many others' names, and health is to cost little. */
 static size_t find_misspelled(struct slice name)
 {
 	enum { MISTAKES = 2 };
 	for (size_t v = 0; v < VARIABLES; v++) {
 		size_t n = strlen(variables[v].name);
 		if (name.n + MISTAKES >= n && n + MISTAKES >= name.n &&
+		        (name.p[0] & ~0x20) == variables[v].name[0] &&
 		        distance(name, variables[v].name) <= MISTAKES)
 			return v;
 	}
