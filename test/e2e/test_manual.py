@@ -1,6 +1,7 @@
 """The manual page, the README and the program name the same things: every message about a failure, every variable,
 every command."""
 
+import pathlib
 import re
 import shutil
 import subprocess
@@ -107,6 +108,34 @@ def test_every_command_is_explained(binaries: None):
     for command in commands:
         word = (command.removeprefix("[-c FILE]").split() or ["-c"])[0]
         assert f"iamcat {word}" in README.read_text(), word
+
+
+def section(path: pathlib.Path, name: str) -> str:
+    """Of the manual page or the README, in one line."""
+    head = r"\.Sh" if path == MANUAL else "##"
+    return " ".join(re.split(rf"^{head} {name}$(.*?)(?:^{head} |\Z)", path.read_text(), flags=re.M | re.S)[1].split())
+
+
+def test_every_signal_is_explained():
+    handled = set(re.findall(r"sigaction\((SIG[A-Z0-9]+)", (ROOT / "iamcat.c").read_text()))
+    assert len(handled) > 4 and set(re.findall(r"SIG[A-Z0-9]+", section(MANUAL, "SIGNALS"))) == handled
+
+
+def test_every_exit_status_of_check_is_explained():
+    steps = (ROOT / "check.c").read_text().split("steps[CHECK_STEPS] = {")[1].split("\n};")[0]
+    names = re.findall(r'^ +\{"([^"]+)"', steps, re.M)
+    told = ", ".join(f"{number} {name}" for number, name in enumerate(names[1:], 3))
+    assert len(names) == 9 and told in section(MANUAL, "EXIT STATUS") and told in section(README, "Configure")
+
+
+def test_every_word_of_the_figures_is_explained():
+    """Phases, and reasons: those of requests that were skipped, and of connections that ended."""
+    code = (ROOT / "figures.c").read_text()
+    lists = re.findall(r"\*const (?:phases|skips|ends)\[\w+\] = \{(.*?)\};", code, re.S)
+    words = {word for text in lists for word in re.findall('"(.*?)"', text)} - {"done"}  # then nobody answers
+    assert len(lists) == 3 and len(words) > 20
+    assert words - {*re.findall(r"\w+", section(MANUAL, "FIGURES"))} == set()
+    assert words - {*re.findall(r"`(\w+)`", section(README, r"How is it doing\?"))} == set()
 
 
 def test_the_page_is_well_made():
