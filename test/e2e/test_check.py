@@ -291,12 +291,28 @@ def terminal(lab: Lab, env: dict[str, str]) -> str:
     return text.decode()
 
 
+def plain_lines(text: str) -> list[str]:
+    """As they are seen in the end."""
+    shown = [line.split("\r\033[K")[-1].rstrip("\r") for line in text.split("\n")]
+    return [re.sub(r"\033\[[0-9;]*m", "", line) for line in shown]
+
+
+@pytest.mark.parametrize("name", [name for name, (step, *_) in FAULTS.items() if step != 3])
+def test_no_failure_is_wider_than_a_terminal(name: str, lab: Lab):
+    step, env, routes, scripts, found = FAULTS[name]
+    broker, api, settings = peers(lab, *scripts, routes=routes)
+    lines = plain_lines(terminal(lab, {**settings, **env}))
+    assert [line for line in lines if len(line) > 80 or "\033" in line] == []
+    assert [line for line in lines if re.match(rf"✗ +\d+ ms {STEPS[step]}: expected ", line)], lines
+    assert found in " ".join(" ".join(lines).split()), lines
+
+
 @pytest.mark.parametrize("more", [{}, {"MQTT_TLS_SERVER_NAME": "a-long-name.of-a-broker.example.com"}])
 def test_terminal(more: dict[str, str], lab: Lab):
     broker, api, env = peers(lab, **more)
     text = terminal(lab, {**env, **more})
     shown = [line.split("\r\033[K")[-1].rstrip("\r") for line in text.split("\n")]
-    plain = [re.sub(r"\033\[[0-9;]*m", "", line) for line in shown]
+    plain = plain_lines(text)
     assert not [line for line in plain if len(line) > 80 or "\033" in line], text
     ticks = [re.match(r"✓ +\d+ ms ([A-Za-z -]+): ", line) for line in plain]
     assert [m[1] for m in ticks if m] == STEPS[:5 if more else 9], text

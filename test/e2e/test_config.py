@@ -511,7 +511,7 @@ def test_help(binaries: None, tmp_path: pathlib.Path):
 def test_version_names_the_roots_and_their_expiry(binaries: None, tmp_path: pathlib.Path):
     done = call("--version", env=PASSED, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.match(r"iamcat \d+\.\d+\.\d+\n", done.stdout)
+    assert re.match(r"iamcat \d+\.\d+\.\d+\n", done.stdout) and max(map(len, done.stdout.splitlines())) <= 80
     rows = re.findall(r"^  (DigiCert .*?) +expires (\S+)$", done.stdout, re.M)
     assert [name for name, _ in rows] == [
         "DigiCert Global Root CA", "DigiCert Global Root G2", "DigiCert Global Root G3",
@@ -533,6 +533,7 @@ def test_wrong_arguments(args: list[str], parts: tuple[str, ...], binaries: None
     done = call(*args, env=PASSED, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert not [part for part in (*parts, "usage: iamcat", "--help") if part not in done.stderr], done.stderr
+    assert max(map(len, done.stderr.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("closed", ["0", "1", "2", "01", "02", "12", "012"])
