@@ -138,6 +138,10 @@ static bool opened(struct status *s, const char *name, int fd)
 		buf_put_str(&s->said, ": it is in use already (by another iamcat?)");
 	else if (code == EACCES || code == EPERM)
 		buf_put_str(&s->said, ": permission denied");
+	else if (code == ENOENT)
+		buf_put_str(&s->said, ": its directory is not there");
+	else if (code == EADDRNOTAVAIL)
+		buf_put_str(&s->said, ": this machine does not have that address");
 	else {
 		buf_put_str(&s->said, ": it can't be listened on (error ");
 		buf_put_i64(&s->said, code);
@@ -145,7 +149,7 @@ static bool opened(struct status *s, const char *name, int fd)
 	}
 	buf_put_str(&s->said, s->config->sandbox == SWITCH_OFF
 	                              ? "; trying again every 10 s\n"
-	                              : "; the sandbox leaves no right to try again\n");
+	                              : "; the sandbox leaves no right to try again: restart iamcat then\n");
 	return false;
 }
 
