@@ -136,7 +136,11 @@ def play(lab: Lab, broker: Any) -> None:
              f'  -P "$(cat {token})"')
     read = {"function_code": 3, "device_id": DEVICE, "address": 10056}
     write = {"function_code": 16, "device_id": DEVICE, "address": 33207, "values": 7}
+    settings = lab.dir / "mqtt.env"
+    settings.write_text("".join(f"{name}={value}\n" for name, value in lab.env(broker, broker.gateway).items()))
     title("To play with it, paste these in another terminal; Ctrl-C here ends it")
+    for command in ("check", "status --watch"):
+        say(f"\n{IAMCAT} -c {settings} {command}")
     say(f"\nmosquitto_sub {login} \\\n  -v -t 'iamcat/#'")
     for request in (read, write):
         text = json.dumps(request, separators=(",", ":"))

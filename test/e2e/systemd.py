@@ -114,6 +114,9 @@ def test_the_service(lab: Lab):
     operator = lab.operator(broker, gateway)
     assert operator.request(READ)["response"]["value"] == 42
     assert machine.show("StatusText") == "in service"
+    asked = machine.run("iamcat", "-c", "/etc/iamcat/mqtt.env", "status")
+    assert re.search(r"^health +in service$", asked, re.M), asked
+    assert machine.run("iamcat", "-c", "/etc/iamcat/mqtt.env", "health") == "healthy: in service"
     status = machine.run("cat", f"/proc/{machine.show('MainPID')}/status")
     uid = int(re.search(r"^Uid:\s+(\d+)", status, re.M)[1])
     assert 61184 <= uid <= 65519, "a dynamic user"

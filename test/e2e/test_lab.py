@@ -314,7 +314,9 @@ def test_demo_goes_on_until_ctrl_c(lab: Lab):
     process.out.wait("All was right", 60)
     process.out.wait("iamcat's log")
     commands = "\n".join(process.out.lines).split("\n\n")
-    for command in [c for c in commands if c.startswith("mosquitto_")]:
+    commands = [c.removesuffix(" --watch") for c in commands if c.startswith(("mosquitto_", str(IAMCAT)))]
+    assert len(commands) == 5
+    for command in commands:
         one = " -C 1 -W 20" if "_sub" in command else ""
         subprocess.run(command + one, shell=True, check=True, timeout=30)
     assert process.stop(signal.SIGINT) == 0
