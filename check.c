@@ -24,8 +24,9 @@ static const struct {
                 "MQTT_TLS_SERVER_NAME if the certificate has another name, MQTT_ROOT_CA_FILE if it is of a "
                 "CA of your own"},
         {"CONNECT", "that the broker lets this client in",
-                "the broker's log; this machine's clock; whether the broker allows this client id, which "
-                "ends with -check so that a running iamcat is not disturbed"},
+                "the broker's log; this machine's clock; MQTT_BROKER_PORT if that is no port for MQTT "
+                "(but for WebSocket); whether the broker allows this client id, which ends with -check so "
+                "that a running iamcat is not disturbed"},
         {"SUBSCRIBE", "that this client may subscribe to its requests",
                 "the broker's access rules; MQTT_TOPIC_PREFIX"},
         {"state", "a JSON object, by GET /api/state",
