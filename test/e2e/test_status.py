@@ -110,12 +110,21 @@ def refuse_subscription(c: Connection) -> None:
     c.serve()
 
 
+def old_session(c: Connection) -> None:
+    """From before iamcat was started, of a broker that does not say whether that was all of it."""
+    c.expect(CONNECT)
+    c.send(connack(0, 1))
+    c.stall()
+
+
+# Those of one connection's orderly end (renew, discard, leave) last no longer than it takes to send a packet.
 STATES: dict[str, tuple[Any, dict[str, Any], Callable[[Told], Any]]] = {
     "serial": (None, {"/api/crypto": hang}, lambda it: it.api.take("/api/crypto")),
     "token": (None, {"/api/jwt/create": hang}, lambda it: it.api.take("/api/jwt/create")),
     "dial": (Connection.stall, {}, lambda it: it.broker.log.wait("connection 0")),
     "hello": (stall_at(CONNECT), {}, lambda it: it.broker.take(CONNECT)),
     "subscribe": (stall_at(SUBSCRIBE), {}, lambda it: it.broker.take(SUBSCRIBE)),
+    "stale": (old_session, {}, lambda it: it.broker.take(CONNECT)),
     "serve": (None, {}, lambda it: it.cat.wait_log("in service")),
     "pause": (refuse_subscription, {}, lambda it: it.cat.wait_log(r"trying again in [1-9]")),
 }
@@ -126,7 +135,7 @@ def test_every_phase_is_told(phase: str, lab: Lab):
     script, routes, event = STATES[phase]
     # Most of half a minute's pause; a short one is followed by another.
     scripts = [script] * (9 if phase == "pause" else 1) if script else []
-    it = Told(lab, *scripts, routes=routes, STATE_INTERVAL="3600")
+    it = Told(lab, *scripts, routes=routes, STATE_INTERVAL="3600", METRICS_LISTEN=f"127.0.0.1:{free_port()}")
     event(it)
     figures = it.wait(lambda f: f["phase"] == phase)
     serves = phase == "serve"
@@ -135,7 +144,7 @@ def test_every_phase_is_told(phase: str, lab: Lab):
     assert 0 <= figures["phase_seconds"] <= figures["uptime_seconds"]
     assert figures["gateway"] == ("" if phase == "serial" else SERIAL)
     assert figures["broker"] == f"localhost:{it.broker.port}"
-    assert (figures["broker_address"] == "127.0.0.1") == (phase in ("hello", "subscribe", "serve"))
+    assert (figures["broker_address"] == "127.0.0.1") == (phase in ("hello", "subscribe", "stale", "serve"))
     assert bool(figures["connected_since"]) == (figures["broker_address"] != "")
     assert (figures["token_age_seconds"] is None) == (phase in ("serial", "token"))
     text = it.run("status")
@@ -144,6 +153,9 @@ def test_every_phase_is_told(phase: str, lab: Lab):
     assert max(map(len, text.stdout.splitlines())) <= 80
     status, words = it.health()
     assert status == 0 and words.startswith("healthy: " + ("in service" if serves else "out of service for "))
+    samples = metrics(it)
+    assert samples[f'iamcat_phase{{phase="{phase}"}}'] == samples["iamcat_healthy"] == 1
+    assert (samples["iamcat_gap_seconds"] == 0) == serves
 
 
 def test_stopping_is_told(lab: Lab):
