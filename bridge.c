@@ -70,12 +70,15 @@ static void log_rest(struct bridge *b, bool all)
 	        "dates of the token", "the state"};
 	for (unsigned i = 0; i < BRIDGE_CAUSES; i++) {
 		bool due = all || b->time.now_ms - b->cause[i].logged_ms >= LOG_AGAIN_MS;
-		if (b->cause[i].more == 0 || !due)
+		bool failure = i >= CAUSE_FAILURE; /* goes on: the next one tells more */
+		if (b->cause[i].more == 0 || !due || (failure && b->failure_why != NULL && !all))
 			continue;
 		b->cause[i].logged_ms = 0;
 		log_limited(b, i);
 		buf_put_strs(log_begin(b, LEVEL_WARN), "not logged one by one: ",
-		        i < CAUSE_RETAINED ? bridge_error_code[i] : names[i - CAUSE_RETAINED]);
+		        failure              ? b->failure[i - CAUSE_FAILURE]
+		        : i < CAUSE_RETAINED ? bridge_error_code[i]
+		                             : names[i - CAUSE_RETAINED]);
 		log_end(b);
 	}
 }

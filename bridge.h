@@ -97,7 +97,8 @@ enum bridge_cause {
 	CAUSE_NEXT_TOKEN,
 	CAUSE_DATES,
 	CAUSE_STATE,
-	BRIDGE_CAUSES
+	CAUSE_FAILURE, /* of a connection to the broker, or before it: the reasons of the last ones */
+	BRIDGE_CAUSES = CAUSE_FAILURE + 4
 };
 
 struct api {
@@ -199,6 +200,7 @@ struct bridge {
 		int64_t logged_ms; /* when the last one was; 0: never */
 		uint32_t more;     /* so many came since */
 	} cause[BRIDGE_CAUSES];
+	const char *failure[BRIDGE_CAUSES - CAUSE_FAILURE]; /* these reasons */
 	struct bridge_time time;
 	int64_t started_ms;
 	uint32_t random;
@@ -227,10 +229,8 @@ struct bridge {
 	int64_t token_ms, next_token_ms; /* when the token in use was asked for, and the one that follows */
 	int64_t renew_ms;                /* when the next one is to be fetched, or at the latest to be used */
 	bool renewing;                   /* it is being fetched, or (token is not empty) is there */
-	const char *failure_why;         /* the failure that was logged last, and when, and how often since */
-	int64_t failure_logged_ms;
-	unsigned failure_repeats;
-	struct api *identity; /* the one that gets serial number or token: of call, or state */
+	const char *failure_why;         /* why it is not in service; NULL: nothing has failed since it was */
+	struct api *identity;            /* the one that gets serial number or token: of call, or state */
 	char serial[BRIDGE_SERIAL_BYTES];
 	char token[BRIDGE_SECRET_BYTES]; /* secret; wiped when CONNECT was written */
 	enum bridge_dates dates;         /* the form that the next token uses: never DATES_AUTO */

@@ -10,14 +10,13 @@ enum {
 	REPLY_MS = 10 * 1000, /* CONNACK, SUBACK, PINGRESP, PUBACK */
 	BACK_OFF_MS = 1000,   /* doubling up to */
 	BACK_OFF_MAX_MS = 60 * 1000,
-	SERVED_MS = 60 * 1000,     /* so long a service makes the next failure the first one */
-	RESERVED_BYTES = 16,       /* of what waits to be sent, for PINGREQ and DISCONNECT */
-	ACK_BYTES = 4,             /* of PUBACK and its kin */
-	REPEAT_LOG_MS = 60 * 1000, /* the same failure is logged once in this time */
-	DRAIN_MS = 5 * 1000,       /* stopping: for calls that run */
-	REFUSED_FAILURES = 5,      /* a refused subscription is backed off from like so many failures */
-	TAKEOVERS = 3,       /* so many early ends in a row look like another client with our client id */
-	RENEW_PART_MS = 900, /* of each second of a token's life: then the next one is fetched */
+	SERVED_MS = 60 * 1000, /* so long a service makes the next failure the first one */
+	RESERVED_BYTES = 16,   /* of what waits to be sent, for PINGREQ and DISCONNECT */
+	ACK_BYTES = 4,         /* of PUBACK and its kin */
+	DRAIN_MS = 5 * 1000,   /* stopping: for calls that run */
+	REFUSED_FAILURES = 5,  /* a refused subscription is backed off from like so many failures */
+	TAKEOVERS = 3,         /* so many early ends in a row look like another client with our client id */
+	RENEW_PART_MS = 900,   /* of each second of a token's life: then the next one is fetched */
 	RENEW_RETRY_MS = 5 * 1000, /* when it could not be had */
 	EXPIRY_MS = 2 * 1000,      /* a connection that ends so close to its token's expiry has ended by it */
 	SETTLE_MS = 2 * 1000       /* stopping: for what is unacknowledged, and for DISCONNECT */
@@ -74,6 +73,22 @@ static void drop_token(struct bridge *b)
 	tls_wipe(b->token, sizeof b->token);
 }
 
+/* The kind of log lines with this reason: in place of the one that was logged the longest ago, if it is new.
+ */
+static unsigned cause_of(struct bridge *b, const char *why)
+{
+	unsigned oldest = CAUSE_FAILURE;
+	for (unsigned i = CAUSE_FAILURE; i < BRIDGE_CAUSES; i++) {
+		if (b->failure[i - CAUSE_FAILURE] == why)
+			return i;
+		if (b->cause[i].logged_ms < b->cause[oldest].logged_ms)
+			oldest = i;
+	}
+	b->failure[oldest - CAUSE_FAILURE] = why;
+	b->cause[oldest].logged_ms = b->cause[oldest].more = 0;
+	return oldest;
+}
+
 /* The session has failed in its present phase: says so (the same reason once a minute), lets go of the
  * connection, and waits before it begins anew. where: what was tried. why: a static sentence; detail: more
  * about it. */
@@ -92,9 +107,8 @@ static void fail(struct bridge *b, enum bridge_end end, const char *where, const
 	}
 	b->stats.ends[end]++;
 	b->failures++;
-	bool repeated =
-	        b->failure_why == why && now - b->failure_logged_ms < REPEAT_LOG_MS && !b->config->probe;
-	struct buf *log = log_begin(b, repeated ? LEVEL_DEBUG : LEVEL_WARN);
+	struct buf *log = b->config->probe ? log_begin(b, LEVEL_WARN)
+	                                   : log_begin_limited(b, LEVEL_WARN, cause_of(b, why));
 	buf_put_str(log, where);
 	buf_put_str(log, ": ");
 	buf_put_str(log, why);
@@ -107,11 +121,6 @@ static void fail(struct bridge *b, enum bridge_end end, const char *where, const
 	}
 	if (detail.n > 0 || code != 0)
 		buf_put_byte(log, ')');
-	if (!repeated && b->failure_why == why && b->failure_repeats > 0) {
-		buf_put_str(log, ", ");
-		buf_put_u64(log, b->failure_repeats + 1);
-		buf_put_str(log, " times in a row");
-	}
 	if (!b->stopping && !b->config->probe) {
 		buf_put_str(log, "; trying again in ");
 		buf_put_i64(log, wait / 1000);
@@ -120,9 +129,6 @@ static void fail(struct bridge *b, enum bridge_end end, const char *where, const
 		buf_put_str(log, " s");
 	}
 	log_end(b);
-	b->failure_repeats = b->failure_why == why ? b->failure_repeats + 1 : 1;
-	if (!repeated)
-		b->failure_logged_ms = now;
 	b->failure_why = why;
 	drop_token(b);
 	broker(b)->open = false;
@@ -510,7 +516,6 @@ static void take_suback(struct bridge *b, const struct mqtt_packet *k)
 	if (b->config->probe)
 		b->tick_ms = b->time.now_ms;
 	b->failure_why = NULL;
-	b->failure_repeats = 0;
 	if (!b->passed_over) /* by then the broker may have sent too much already */
 		b->renew_ms = b->token_ms + (int64_t)b->config->token_lifetime_s * RENEW_PART_MS;
 	struct buf *log = log_begin(b, LEVEL_INFO);
