@@ -432,6 +432,9 @@ static bool configure(const char *file, bool asks)
 	struct buf errors = BUF(error_mem), warnings = BUF(warning_mem);
 	bool good = config_read(&config, asks ? NULL : &anchors[0], file, environ, &errors, &warnings);
 	if (asks) {
+		if (!good)
+			buf_put_str(&errors, "The iamcat to ask is found by its configuration: give the same "
+			                     "with -c FILE.\n");
 		write_all(STDERR_FILENO, buf_slice(&errors));
 		return good;
 	}

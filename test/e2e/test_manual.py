@@ -24,6 +24,7 @@ NO_FAILURE = {
     "serial number", "arrived, bytes", "answered, packet", "acknowledged, packet", "without a path; the port goes into",
     "the gateway's API", "MQTT_PASSWORD (or MQTT_PASSWORD_FILE)",
     "files and ports", "system calls",  # what the sandbox has taken away
+    "The iamcat to ask is found by its configuration: give the same with -c FILE.",  # follows the mistakes in it
     "SIGUSR1: the debug log is on", "SIGUSR1: the debug log is off", "404 Not Found", "503 Service Unavailable",
     # what iamcat status and iamcat health show
     "in this phase for", "out of service for", "age of the token", "age of the state", "states that failed",

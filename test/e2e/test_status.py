@@ -971,7 +971,9 @@ def test_a_wrong_configuration(command: str, binaries: None, tmp_path: pathlib.P
     (tmp_path / "mqtt.env").write_text("MQTT_BROKER_HOST=a:1\nLOG_LEVLE=x\nHEALTH_GRACE=x\n")
     done = subprocess.run([IAMCAT, command], env=PASSED, cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT)
     assert (done.returncode, done.stdout) == (2, "")
-    assert [line.split(" (")[0] for line in done.stderr.splitlines()] == ["MQTT_BROKER_HOST", "HEALTH_GRACE"]
+    *mistakes, hint = done.stderr.splitlines()
+    assert [line.split(" (")[0] for line in mistakes] == ["MQTT_BROKER_HOST", "HEALTH_GRACE"]
+    assert hint == "The iamcat to ask is found by its configuration: give the same with -c FILE."
 
 
 def test_the_file_is_where_it_says(lab: Lab):
