@@ -1,5 +1,8 @@
 # The image has one static binary and nothing else. Here:       docker build -t iamcat .
 # For other machines, by cross-compiling:                       docker buildx build --platform linux/arm/v7 -t iamcat .
+# The machine that builds: BuildKit says it, Docker's old builder takes linux, and buildah before 1.30 wants to be told
+# (--build-arg BUILDPLATFORM=linux/amd64).
+ARG BUILDPLATFORM
 FROM --platform=${BUILDPLATFORM:-linux} docker.io/library/debian:bookworm-slim AS build
 # No default: BuildKit would take it instead of the platform that is asked for. Other builders do not set it.
 ARG TARGETARCH

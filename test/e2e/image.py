@@ -54,7 +54,7 @@ def build(platform: str) -> str:
     with tempfile.TemporaryDirectory(prefix="iamcat-image-") as work:
         debian(pathlib.Path(work))
     return run("buildah", "bud", "-q", "--format", "docker", "--isolation", "chroot", "--pull=never",
-               "--platform", platform, "--build-arg", f"SOURCE_DATE_EPOCH={EPOCH}", ROOT).splitlines()[-1]
+               "--platform", platform, "--build-arg", "BUILDPLATFORM=linux/amd64", "--build-arg", f"SOURCE_DATE_EPOCH={EPOCH}", ROOT).splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
@@ -166,11 +166,12 @@ class Engine:
             "dockerd", "--storage-driver=vfs", f"--data-root={work}/data", f"--exec-root={work}/run",
             f"--pidfile={work}/pid", f"--host=unix://{work}/socket", "--bridge=none", "--iptables=false",
             "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"], work)
+        lab.callback(lambda: subprocess.run(["umount", work / "run/netns/default"], capture_output=True))
         lab.callback(daemon.stop)
         daemon.wait_log("API listen on")
 
-    def docker(self, *command: object, **options: object) -> str:
-        return run("/usr/bin/docker", *command, env=self.env, **options)  # Debian's, which has BuildKit in it
+    def docker(self, *command: object) -> str:
+        return run("/usr/bin/docker", *command, env=self.env)  # Debian's, which has BuildKit in it
 
     def compose(self, work: pathlib.Path, *command: object) -> str:
         return run("docker-compose", *command, cwd=work, env=self.env)
