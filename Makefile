@@ -19,7 +19,8 @@ ifndef V
 Q = @echo "  $(1) $@";
 endif
 
-all: iamcat
+all: build-deps
+	@$(MAKE) --no-print-directory iamcat
 
 iamcat: $(SRC:%.c=build/%.o)
 	$(call Q,link   )$(CC) $(CFLAGS) $(LDFLAGS) -Wl,--gc-sections -Wl,-z,relro,-z,now -o $@ $^ -lbearssl
@@ -93,19 +94,19 @@ test-image:
 	@$(MAKE) --no-print-directory $(TOOLS)
 	@VERSION=$(VERSION) IAMCAT=$(STATIC)/iamcat $(PYTEST) -v test/e2e/image.py
 
-# --- to install: make install PREFIX=/usr (BINARY=build/static/amd64/iamcat for the static one) ---
+# --- to install: make install PREFIX=/usr (BINARY=iamcat for the dynamic one) ---
 PREFIX ?= /usr/local
-BINARY ?= iamcat
+BINARY ?= $(STATIC)/iamcat
 BIN = $(DESTDIR)$(PREFIX)/bin
 UNITS = $(DESTDIR)$(PREFIX)/lib/systemd/system
 MAN = $(DESTDIR)$(PREFIX)/share/man/man1
 DOC = $(DESTDIR)$(PREFIX)/share/doc/iamcat
-install: $(BINARY)
-	install -d $(BIN) $(UNITS) $(DOC)
+install: $(if $(filter build/static/%,$(BINARY)),static,$(BINARY))
+	install -d $(BIN) $(UNITS) $(MAN) $(DOC)
 	install -m 755 $(BINARY) $(BIN)/iamcat
 	sed 's,@BINDIR@,$(PREFIX)/bin,' iamcat.service > $(UNITS)/iamcat.service && chmod 644 $(UNITS)/iamcat.service
+	install -m 644 iamcat.1 $(MAN)
 	install -m 644 mqtt.env.example LICENSE $(DOC)
-	[ ! -e iamcat.1 ] || { install -d $(MAN) && install -m 644 iamcat.1 $(MAN); }
 uninstall:
 	rm -f $(BIN)/iamcat $(UNITS)/iamcat.service $(MAN)/iamcat.1 $(DOC)/mqtt.env.example $(DOC)/LICENSE
 	[ ! -d $(DOC) ] || rmdir --ignore-fail-on-non-empty $(DOC)
@@ -138,13 +139,15 @@ FUZZ_PACKAGES := $(BUILD_PACKAGES) clang libclang-rt-14-dev
 LINT_PACKAGES := clang clang-format cppcheck clang-tools mandoc
 TEST_PACKAGES += python3-prometheus-client
 
+build-deps: PACKAGES := $(BUILD_PACKAGES)
 deps: PACKAGES := $(TEST_PACKAGES)
 lint-deps: PACKAGES := $(LINT_PACKAGES)
 count-deps: PACKAGES := $(COUNT_PACKAGES)
 fuzz-deps: PACKAGES := $(FUZZ_PACKAGES)
 rabbitmq-deps: PACKAGES := $(TEST_PACKAGES) rabbitmq-server
-deps lint-deps count-deps fuzz-deps rabbitmq-deps static-deps firmware-deps emulator-deps:
-	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q ' installed' || echo $$p; done); \
+deps build-deps lint-deps count-deps fuzz-deps rabbitmq-deps static-deps firmware-deps emulator-deps:
+	@command -v dpkg-query >/dev/null || exit 0; \
+	missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q ' installed' || echo $$p; done); \
 	[ -z "$$missing" ] || { echo "  installing" $$missing; as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
 	for a in $$(echo $$missing | tr ' ' '\n' | sed -n 's/.*://p' | sort -u); do $$as_root dpkg --add-architecture $$a; done; \
 	$$as_root env DEBIAN_FRONTEND=noninteractive sh -ec 'policy=/usr/sbin/policy-rc.d; \
@@ -307,6 +310,6 @@ clean:
 
 -include $(wildcard build/*.d build/*/*.d build/static/*/*.d)
 .PHONY: valgrind rabbitmq-deps test-rabbitmq
-.PHONY: all deps lint-deps count-deps fuzz-deps demo test world world-mutations count fuzz roots lint lint-clang lint-cppcheck lint-analyzer lint-manual clean
+.PHONY: all build-deps deps lint-deps count-deps fuzz-deps demo test world world-mutations count fuzz roots lint lint-clang lint-cppcheck lint-analyzer lint-manual clean
 .PHONY: soak
 .PHONY: always static-deps static size

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from lab import IAMCAT, ROOT, TIMEOUT, Lab, LabError, Process, calm, free_port
+from test_status import NOBODY, raw
 
 READ = {"function_code": 3, "device_id": "A2332407312", "address": 10056}
 UNIT = "usr/lib/systemd/system/iamcat.service"
@@ -123,6 +124,11 @@ def test_the_service(lab: Lab):
     assert re.search(r"^CapBnd:\s+0+$", status, re.M)
     told = machine.run("journalctl", "-u", "iamcat", "-o", "cat")
     assert f"sandbox: user {uid}; files and ports; system calls" in told, told
+
+    # Root is told how it is doing, and other users are not, who are all 65534 for the service (PrivateUsers=).
+    assert machine.run("iamcat", "-c", "/etc/iamcat/mqtt.env", "health") == "healthy: in service"
+    name, = re.findall(rf"@(iamcat/[0-9a-f]{{16}}/{uid})$", pathlib.Path("/proc/net/unix").read_text(), re.M)
+    assert raw(f"\0{name}", []) != b"" == raw(f"\0{name}", NOBODY)
 
     # It stands still: the watchdog ends it, and it begins anew.
     mark = broker.log.mark()
