@@ -83,6 +83,7 @@ test-dist: dist
 # The static binary as an image, for docker load or podman load: make image ARCH=arm64 (or armhf). Always the same bytes.
 IMAGE = dist/iamcat-$(VERSION)-image-$(patsubst $(ARCH):%,%,$(filter $(ARCH):%,$(DIST_ARCHS))).tar
 image: static
+	@$(MAKE) --no-print-directory deps PACKAGES=python3
 	@mkdir -p dist && $(PYTHON) image.py $(STATIC)/iamcat $(VERSION) $(ARCH) $(IMAGE) && echo "  image   $(IMAGE)"
 
 # The image, built in both ways, at work: needs root.
