@@ -42,8 +42,8 @@ STATIC_OPT := -Oz -fno-tree-switch-conversion -fno-caller-saves -fno-thread-jump
 STATIC_CFLAGS = $(BASE) -ffunction-sections -fdata-sections -fstack-protector $(VERSION_FLAGS) -isystem $(STATIC)/include \
 	$(STATIC_OPT) -fno-asynchronous-unwind-tables -fno-unwind-tables -fno-ident -fno-pie -Wno-sign-conversion \
 	-ffat-lto-objects
-STATIC_LDFLAGS = -static -no-pie -s $(STATIC_OPT) -fcallgraph-info=su \
-	-Wl,--gc-sections,--build-id=none,-z,noseparate-code,-z,max-page-size=4096,-z,common-page-size=64,-z,norelro
+STATIC_LDFLAGS = -static -no-pie -s -fdata-sections $(STATIC_OPT) -fcallgraph-info=su \
+	-Wl,--gc-sections,--sort-section=alignment,--build-id=none,-z,noseparate-code,-z,max-page-size=4096,-z,common-page-size=64,-z,norelro
 
 static-deps: PACKAGES = $(STATIC_PACKAGES)
 static: static-deps

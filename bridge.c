@@ -321,6 +321,14 @@ int64_t bridge_step(struct bridge *b, struct bridge_time time)
 	return wake;
 }
 
+bool bridge_busy(const struct bridge *b)
+{
+	size_t held = b->requests.used + b->outbox.queue.used + b->control.n + b->packet_n + b->log.n;
+	for (size_t i = 0; i < BRIDGE_CALLS; i++)
+		held += b->call[i].state != API_IDLE;
+	return held > 0 || b->state.state != API_IDLE;
+}
+
 void bridge_stop(struct bridge *b)
 {
 	if (b->stopping)

@@ -268,9 +268,9 @@ static void put_chain(const struct check *c, struct buf *t, int64_t now_s)
 	buf_put_str(t, "\nroot '");
 	buf_put_escaped(t, cert_name_text(k->root->subject), 64);
 	buf_put_strs(t,
-	        c->config->root_ca_file[0] != 0          ? "' of MQTT_ROOT_CA_FILE"
-	        : c->anchors->list == c->anchors->anchor ? "' of MQTT_ROOT_CA"
-	                                                 : "', which is embedded",
+	        c->config->root_ca_file[0] != 0 ? "' of MQTT_ROOT_CA_FILE"
+	        : c->anchors->used > 0          ? "' of MQTT_ROOT_CA"
+	                                        : "', which is embedded",
 	        ", valid to ");
 	cert_put_day(t, k->root->not_after_s);
 	buf_put_str(t, "; days left for all of them: ");

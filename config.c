@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "dns.h"
+#include "net.h"
 
 enum kind { NUMBER, DATES, LEVEL, FORMAT, SWITCH, TEXT, SECRET, PEM, HOST, PREFIX, RANGES, USER, LISTEN };
 
@@ -105,7 +106,8 @@ static size_t text_n;
 
 static void wipe_text(void)
 {
-	explicit_bzero(text, text_n);
+	tls_wipe(text, text_n);
+	net_give_back(text, sizeof text);
 	text_n = 0;
 }
 
@@ -448,18 +450,30 @@ static bool both(struct reader *r, size_t v)
 	return true;
 }
 
-static bool read_anchors(const char *path, int flags, struct tls_anchors *a, struct buf *why)
+static bool read_anchors(
+        struct config *c, const char *path, int flags, struct tls_anchors *a, bool *changed, struct buf *why)
 {
 	struct slice pem;
 	int error;
-	return read_file(path, flags, &pem, &error, why) && tls_anchors_read(a, pem, why);
+	uint64_t hash = UINT64_C(14695981039346656037); /* FNV-1a */
+	if (!read_file(path, flags, &pem, &error, why))
+		return false;
+	for (size_t i = 0; i < pem.n; i++)
+		hash = (hash ^ pem.p[i]) * UINT64_C(1099511628211);
+	if (hash == c->root_ca_hash)
+		return true;
+	*changed = tls_anchors_read(a, pem, why);
+	if (*changed)
+		c->root_ca_hash = hash;
+	return *changed;
 }
 
-bool config_read_anchors(const struct config *c, struct tls_anchors *a, struct buf *why)
+bool config_read_anchors(struct config *c, struct tls_anchors *a, bool *changed, struct buf *why)
 {
 	/* While the program runs, a pipe must not stop it. */
 	const char *path = c->root_ca_path != NULL ? c->root_ca_path : c->root_ca_file;
-	bool ok = path[0] == 0 || read_anchors(path, O_NONBLOCK, a, why);
+	*changed = false;
+	bool ok = path[0] == 0 || read_anchors(c, path, O_NONBLOCK, a, changed, why);
 	wipe_text();
 	return ok;
 }
@@ -467,6 +481,7 @@ bool config_read_anchors(const struct config *c, struct tls_anchors *a, struct b
 static void take_anchors(struct reader *r, struct tls_anchors *a)
 {
 	struct slice pem = r->found[ROOT_CA].value;
+	bool changed;
 	unsigned char memory[384];
 	struct buf why = BUF(memory);
 	if (both(r, ROOT_CA))
@@ -478,7 +493,7 @@ static void take_anchors(struct reader *r, struct tls_anchors *a)
 			return;
 		buf_put_str(&why, "; expected certificates as PEM text (a path goes into MQTT_ROOT_CA_FILE)");
 		mistake(r, ROOT_CA, &why);
-	} else if (r->c->root_ca_file[0] && !read_anchors(r->c->root_ca_file, 0, a, &why)) {
+	} else if (r->c->root_ca_file[0] && !read_anchors(r->c, r->c->root_ca_file, 0, a, &changed, &why)) {
 		buf_put_str(&why, "; expected a file with certificates as PEM text");
 		mistake(r, ROOT_CA_FILE, &why);
 	} else if (!given(r, ROOT_CA_FILE)) {
@@ -697,7 +712,7 @@ bool config_read(struct config *c, struct tls_anchors *a, const char *file, char
 	struct reader r = {.c = c, .errors = errors, .warnings = warnings, .p = text};
 	struct slice s;
 	int error;
-	memset(c, 0, sizeof *c);
+	tls_wipe(c, sizeof *c);
 	buf_put_escaped(&shown, slice_str(file ? file : "mqtt.env"), CONFIG_PATH_BYTES);
 	r.file = buf_cstr(&shown);
 	bool ok = read_file(file ? file : "mqtt.env", 0, &s, &error, &why);

@@ -27,6 +27,7 @@ struct config {
 	struct bridge_config bridge;           /* what the core needs */
 	char root_ca_file[CONFIG_PATH_BYTES];  /* MQTT_ROOT_CA_FILE, or "" */
 	const char *root_ca_path;              /* NULL, or the same where nobody can write, see sandbox.c */
+	uint64_t root_ca_hash;                 /* of the text that was last read from it */
 	char password_file[CONFIG_PATH_BYTES]; /* MQTT_PASSWORD_FILE, or ""; it has been read */
 	enum config_level log_level;
 	enum config_format log_format;
@@ -40,18 +41,20 @@ struct config {
 };
 
 /* Reads file (NULL: mqtt.env in the working directory, which need not be there) and the environment envp,
- * which wins. A variable whose value is empty counts as not set, in both. Reads MQTT_PASSWORD_FILE, and the
- * anchors into a (NULL: not needed): from MQTT_ROOT_CA or MQTT_ROOT_CA_FILE, or else the embedded ones.
- * Writes one line for each mistake to errors and one for each oddity to warnings, each ended by a newline;
- * reports all of them, not just the first, and never a secret. Returns true when there were no mistakes;
- * otherwise c and a are not to be used. Keeps nothing: c and a are whole, its own copies are wiped. */
+ * which wins. A variable whose value is empty counts as not set, in both. Reads
+ * MQTT_PASSWORD_FILE, and the anchors into a (NULL: not needed): from MQTT_ROOT_CA or MQTT_ROOT_CA_FILE, or
+ * else the embedded ones. Writes one line for each mistake to errors and one for each oddity to warnings,
+ * each ended by a newline; reports all of them, not just the first, and never a secret. Returns true when
+ * there were no mistakes; otherwise c and a are not to be used. Keeps nothing: c and a are whole, its own
+ * copies are wiped. */
 bool config_read(struct config *c, struct tls_anchors *a, const char *file, char *const *envp,
         struct buf *errors, struct buf *warnings);
 
-/* Reads the anchors again from MQTT_ROOT_CA_FILE, which may have changed since. Where c has none, a stays as
- * it is and the result is true. Returns false with a sentence in why when the file can't be read (a stays as
- * it is) or its text is no set of anchors (a is left empty, see tls_anchors_read). */
-bool config_read_anchors(const struct config *c, struct tls_anchors *a, struct buf *why);
+/* Reads the anchors again from MQTT_ROOT_CA_FILE, where there is one, if its text has changed since it was
+ * read successfully: *changed says so. Where it has not, or the file can't be read, a stays as it is. Returns
+ * false with a sentence in why when the file can't be read, or its text is no set of anchors (a is left
+ * empty, see tls_anchors_read). */
+bool config_read_anchors(struct config *c, struct tls_anchors *a, bool *changed, struct buf *why);
 
 /* Writes the table of variables, their defaults and meaning, for --help: lines of at most 79 characters,
  * less than 3 kB in all. */

@@ -218,8 +218,8 @@ static void renew_anchors(void)
 	if (config.root_ca_file[0] == 0 || !broker->open || broker->state != LINK_DOWN)
 		return;
 	buf_put_str(&line, "MQTT_ROOT_CA_FILE: ");
-	bool good = config_read_anchors(&config, fresh, &line);
-	if (good && !tls_anchors_same(fresh, broker->anchors)) {
+	bool changed, good = config_read_anchors(&config, fresh, &changed, &line);
+	if (good && changed) {
 		broker->anchors = fresh;
 		tls_forget(&tls);
 		log_text(LEVEL_INFO,
@@ -274,6 +274,20 @@ static void switch_debug(enum config_level usual)
 	        LEVEL_INFO, slice_str(on ? "SIGUSR1: the debug log is on" : "SIGUSR1: the debug log is off"));
 }
 
+/* When many requests or large replies have been dealt with, and nothing is left of them, their memory is
+ * given back. */
+static void give_back(void)
+{
+	enum { MUCH_BYTES = 4096 };
+	static bool much;
+	if (bridge.requests.used > MUCH_BYTES || bridge.outbox.queue.used > MUCH_BYTES)
+		much = true;
+	if (!much || bridge_busy(&bridge))
+		return;
+	much = false;
+	net_give_back(bridge.requests_mem, sizeof bridge - offsetof(struct bridge, requests_mem));
+}
+
 /* Answers who asks for the status, and waits for what comes first. */
 static void wait_for_news(int64_t wake_ms, const sigset_t *in_wait)
 {
@@ -320,6 +334,7 @@ static void run(const sigset_t *in_wait)
 		if (checking && watch())
 			bridge_stop(&bridge);
 		tell_refused();
+		give_back();
 		if (!moved && !bridge_done(&bridge))
 			wait_for_news(wake_ms, in_wait);
 	}
@@ -334,7 +349,7 @@ static void run(const sigset_t *in_wait)
 /* Asks for the status and writes it, as it came or for people. */
 static bool print_status(bool as_json, bool again)
 {
-	struct buf json = BUF(status.reply), text = BUF(status.client[0].mem); /* who asks answers nobody */
+	struct buf json = BUF(status.reply), text = BUF(status.client_mem[0]); /* who asks answers nobody */
 	bool terminal = isatty(STDOUT_FILENO);
 	buf_put_str(&text, again && terminal && !as_json ? "\033[H\033[J" : "");
 	size_t before = text.n;
@@ -479,7 +494,8 @@ int main(int argc, char **argv)
 	}
 	forbid_core_dumps();
 	journal = is_journal();
-	check_begin(&check, isatty(STDOUT_FILENO), net_now_ms());
+	if (checking)
+		check_begin(&check, isatty(STDOUT_FILENO), net_now_ms());
 	if (!tell && !health)
 		set_up_signals(&in_wait);
 	bool good = configure(file, tell || health);

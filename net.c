@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -29,6 +30,14 @@ int64_t net_wall_us(void)
 bool net_random(void *p, size_t n)
 {
 	return getrandom(p, n, GRND_NONBLOCK) == (ssize_t)n;
+}
+
+void net_give_back(void *p, size_t n)
+{
+	uintptr_t page = (uintptr_t)getpagesize(), at = (uintptr_t)p, from = (at + page - 1) & -page;
+	uintptr_t to = (at + n) & -page;
+	if (from < to)
+		madvise((void *)from, to - from, MADV_DONTNEED);
 }
 
 /* What an error of connect, recv or send means to the reader of the log. */

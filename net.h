@@ -50,6 +50,9 @@ void net_wait(
 int64_t net_now_ms(void);
 int64_t net_wall_us(void);
 
+/* Gives memory back to the system whose content is needed no more: its whole pages, which then are zero. */
+void net_give_back(void *p, size_t n);
+
 /* Unpredictable bytes from the kernel; false when it has none (yet): nothing secret may be done then. */
 bool net_random(void *p, size_t n);
 

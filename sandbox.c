@@ -152,7 +152,7 @@ static volatile bool some_refused;
  * it is. */
 static const uint16_t calls[] = {SYS_read, SYS_write, SYS_close, SYS_pselect6, SYS_connect, SYS_sendto,
         SYS_recvfrom, SYS_getsockopt, SYS_setsockopt, SYS_accept4, SYS_shutdown, SYS_pread64, SYS_getrandom,
-        SYS_rt_sigreturn, SYS_rt_sigprocmask, SYS_restart_syscall, SYS_exit, SYS_exit_group,
+        SYS_madvise, SYS_rt_sigreturn, SYS_rt_sigprocmask, SYS_restart_syscall, SYS_exit, SYS_exit_group,
 #ifdef SYS_sigreturn
         SYS_sigreturn,
 #endif

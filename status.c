@@ -172,8 +172,10 @@ void status_init(struct status *s, const struct config *c, int64_t now_ms)
 	s->config = c;
 	s->local = s->web = -1;
 	s->said = (struct buf)BUF(s->said_mem);
-	for (size_t i = 0; i < STATUS_CLIENTS; i++)
+	for (size_t i = 0; i < STATUS_CLIENTS; i++) {
 		s->client[i].fd = -1;
+		s->client[i].mem = s->client_mem[i];
+	}
 	s->user = geteuid();
 	s->memory = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
 	open_all(s, now_ms);
@@ -246,7 +248,7 @@ static void answer_local(struct status *s, const struct bridge *b, int64_t now_m
 
 static void put_reply(struct status_client *c, const char *status, const char *type, const struct buf *body)
 {
-	struct buf b = BUF(c->mem);
+	struct buf b = {c->mem, STATUS_BYTES, 0, false};
 	buf_put_str(&b, "HTTP/1.1 ");
 	buf_put_str(&b, status);
 	buf_put_str(&b, "\r\nContent-Type: text/plain; ");

@@ -33,11 +33,12 @@ struct status {
 		bool readable, writable; /* select said so */
 		bool answered;           /* mem holds the reply, not the request */
 		size_t n, at;            /* bytes in mem, and how many of them were sent */
-		unsigned char mem[STATUS_BYTES];
+		unsigned char *mem;      /* STATUS_BYTES */
 	} client[STATUS_CLIENTS];
 	bool local_ready, web_ready;
 	struct figures figures;
 	unsigned char reply[FIGURES_BYTES];
+	unsigned char client_mem[STATUS_CLIENTS][STATUS_BYTES]; /* last, since mostly it is never touched */
 };
 
 /* Opens what the configuration names; what can't be had is said in a line, and tried again by status_step. */

@@ -7,9 +7,10 @@
 
 void tls_wipe(void *p, size_t n)
 {
-	if (n > 0)
-		memset(p, 0, n);
-	__asm__ volatile("" : : "r"(p) : "memory"); /* the bytes count as read: the memset has to stay */
+	volatile unsigned char *byte = p;
+	for (size_t i = 0; i < n; i++)
+		if (byte[i] != 0) /* pages that were never in use stay so */
+			byte[i] = 0;
 }
 
 /* Words */
@@ -126,9 +127,9 @@ const char *tls_error_text(int code)
 
 struct reading {
 	struct tls_anchors *a;
-	size_t start; /* where in a->bytes the certificate begins */
+	size_t start; /* where in a->mem the certificate begins */
 	bool inside;  /* of a block */
-	bool full;    /* a->bytes is too small */
+	bool full;    /* a->mem is too small */
 	/* base64 (RFC 4648 §4) */
 	uint32_t bits;
 	unsigned digits, padding; /* with the padding; it alone */
@@ -137,7 +138,7 @@ struct reading {
 /* Moves n bytes of the certificate down to the end of what is kept of it. */
 static unsigned char *keep(struct tls_anchors *a, const unsigned char *p, size_t n)
 {
-	unsigned char *to = a->bytes + a->used;
+	unsigned char *to = a->mem + a->used;
 	if (n > 0)
 		memmove(to, p, n);
 	a->used += n;
@@ -165,14 +166,18 @@ static void keep_parts(struct reading *r, struct cert_anchor *t)
 static const char *end_block(struct reading *r)
 {
 	struct tls_anchors *a = r->a;
-	struct slice der = {a->bytes + r->start, a->used - r->start};
+	struct slice der = {a->mem + r->start, a->used - r->start};
 	r->inside = false;
 	if (r->full)
 		return "too much: the names and keys of all certificates exceed 160 kB";
 	if (a->n == TLS_ANCHORS)
 		return "too many: at most 256 certificates can be trusted";
-	switch (cert_read_anchor(&a->anchor[a->n], der)) {
-	case CERT_OK: keep_parts(r, &a->anchor[a->n++]); return NULL;
+	struct cert_anchor *anchor = (struct cert_anchor *)(void *)a->mem + a->n;
+	switch (cert_read_anchor(anchor, der)) {
+	case CERT_OK:
+		keep_parts(r, anchor);
+		a->n++;
+		return NULL;
 	case CERT_KEY:
 		return "its key is neither RSA of at most 4096 bits nor EC on the curve P-256 or P-384";
 	case CERT_WEAK_KEY: return "its RSA key has less than 2048 bits";
@@ -194,12 +199,14 @@ static bool take_base64(struct reading *r, struct slice line)
 		r->bits = r->bits << 6 | (digit != NULL ? (uint32_t)(digit - digits) : 0);
 		if (++r->digits % 4 != 0)
 			continue;
-		r->full |= sizeof a->bytes - a->used < 3;
+		r->full |= sizeof a->mem - a->used < 3;
 		for (unsigned k = 0; k < 3 - r->padding && !r->full; k++)
-			a->bytes[a->used++] = (unsigned char)(r->bits >> (16 - 8 * k));
+			a->mem[a->used++] = (unsigned char)(r->bits >> (16 - 8 * k));
 	}
 	return true;
 }
+
+static const char begin[] = "-----BEGIN ";
 
 /* Takes a line (RFC 7468 §2). Returns NULL, or what is wrong with it. */
 static const char *take_line(struct reading *r, struct slice line)
@@ -209,7 +216,7 @@ static const char *take_line(struct reading *r, struct slice line)
 		return r->digits % 4 == 0 ? end_block(r) : damaged;
 	if (r->inside)
 		return take_base64(r, line) ? NULL : damaged;
-	if (line.n == 0 || slice_find(line, "-----BEGIN ") > 0)
+	if (line.n == 0 || slice_find(line, begin) > 0)
 		return NULL;
 	if (!slice_is(line, "-----BEGIN CERTIFICATE-----"))
 		return "BEGIN CERTIFICATE is expected, this block is something else (a private key?)";
@@ -257,10 +264,15 @@ static const char *read_text(struct reading *r, struct slice pem)
 bool tls_anchors_read(struct tls_anchors *a, struct slice pem, struct buf *why)
 {
 	struct reading r = {.a = a};
-	a->list = a->anchor;
-	a->n = a->used = 0;
+	size_t blocks = 0;
+	for (struct slice rest = pem; (rest = slice_from(rest, slice_find(rest, begin))).n > 0;
+	        rest = slice_from(rest, 1))
+		blocks += blocks < TLS_ANCHORS;
+	a->list = (void *)a->mem;
+	a->n = 0;
+	a->used = blocks * sizeof *a->list;
 	const char *wrong = read_text(&r, pem);
-	if (wrong == NULL && r.a->n > 0)
+	if (wrong == NULL && a->n > 0)
 		return true;
 	if (wrong != NULL) {
 		buf_put_str(why, "certificate ");
@@ -279,22 +291,6 @@ void tls_anchors_embedded(struct tls_anchors *a)
 	a->list = root_anchors;
 	a->n = sizeof root_anchors / sizeof root_anchors[0];
 	a->used = 0;
-}
-
-/* A root that was renewed may differ in its dates alone. */
-static bool same_anchor(const struct cert_anchor *a, const struct cert_anchor *b)
-{
-	return slice_eq(a->subject, b->subject) && cert_same_key(&a->key, &b->key) &&
-	       a->not_before_s == b->not_before_s && a->not_after_s == b->not_after_s && a->ca == b->ca &&
-	       a->path_length == b->path_length && slice_eq(a->constraints, b->constraints);
-}
-
-bool tls_anchors_same(const struct tls_anchors *a, const struct tls_anchors *b)
-{
-	for (size_t i = 0; i < a->n && i < b->n; i++)
-		if (!same_anchor(&a->list[i], &b->list[i]))
-			return false;
-	return a->n == b->n;
 }
 
 void tls_anchors_describe(struct buf *b)

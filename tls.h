@@ -25,10 +25,12 @@ enum {
 
 /* Trust anchors: names, keys and limits of root certificates. All zero is the empty set. */
 struct tls_anchors {
-	const struct cert_anchor *list; /* anchor, or the embedded roots */
-	size_t n, used;                 /* used: of bytes */
-	struct cert_anchor anchor[TLS_ANCHORS];
-	unsigned char bytes[TLS_ANCHOR_BYTES]; /* what anchor points into */
+	const struct cert_anchor *list; /* in mem, or the embedded roots */
+	size_t n;
+	/* those that were read, and behind them the bytes that they point into: so many in all */
+	size_t used;
+	_Alignas(struct cert_anchor) unsigned char mem[TLS_ANCHORS * sizeof(struct cert_anchor) +
+	                                               TLS_ANCHOR_BYTES];
 };
 
 /* Makes the embedded DigiCert roots (roots.h) the anchors. */
@@ -46,19 +48,16 @@ void tls_anchors_describe(struct buf *b);
  * that is not a CA's is trusted as a server's own. pem may be fed in one piece only. */
 bool tls_anchors_read(struct tls_anchors *a, struct slice pem, struct buf *why);
 
-/* The same anchors in the same order, with the same dates and limits? */
-bool tls_anchors_same(const struct tls_anchors *a, const struct tls_anchors *b);
-
 struct tls {
+	unsigned char in[TLS_IN_BYTES], out[TLS_OUT_BYTES]; /* of in, mostly the beginning alone is used */
 	br_ssl_client_context client;
-	struct cert_check check;
-	unsigned char in[TLS_IN_BYTES], out[TLS_OUT_BYTES];
 	/* kept from one connection to the next */
 	br_ssl_session_parameters
 	        session;   /* secret; to be resumed (RFC 5246 §7.3) where session_s is not 0 */
 	int64_t session_s; /* when its full handshake was */
 	bool resuming;     /* this connection offers it */
 	bool all_suites;   /* ChaCha20 alone was refused: offer everything */
+	struct cert_check check;
 };
 
 /* Starts a handshake: server_name is what the certificate must be valid for (a name is sent as SNI, an

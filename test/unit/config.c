@@ -5,6 +5,18 @@
 
 #include "../../config.c"
 
+/* Doubles of net.c and tls.c. */
+void net_give_back(void *p, size_t n)
+{
+	(void)p;
+	(void)n;
+}
+
+void tls_wipe(void *p, size_t n)
+{
+	memset(p, 0, n);
+}
+
 /* Doubles of tls.c: what was made the anchors. */
 static enum { ANCHORS_NONE, ANCHORS_EMBEDDED, ANCHORS_READ } anchors;
 static char anchors_pem[4096];
@@ -711,25 +723,30 @@ static void test_anchors_again(void **state)
 	(void)state;
 	unsigned char memory[256];
 	struct buf why = BUF(memory);
+	bool changed = false;
 	char entry[128], *env[] = {entry, "MQTT_BROKER_HOST=h", NULL};
 	snprintf(entry, sizeof entry, "MQTT_ROOT_CA_FILE=%s", other);
 	write_file(other, "BEGIN 1", 7);
 	assert_true(read_config("/dev/null", env));
 	assert_string_equal(fields(), "pem=BEGIN 1 ");
 	write_file(other, "BEGIN 2", 7);
-	assert_true(config_read_anchors(&config, no_anchors, &why));
+	assert_true(config_read_anchors(&config, no_anchors, &changed, &why) && changed);
 	assert_string_equal(anchors_pem, "BEGIN 2");
+	anchors = ANCHORS_NONE;
+	assert_true(config_read_anchors(&config, no_anchors, &changed, &why) && !changed);
+	assert_int_equal(anchors, ANCHORS_NONE); /* nor read again */
 	assert_int_equal(text_n, 0);
 	write_file(other, "x", 1);
-	assert_false(config_read_anchors(&config, no_anchors, &why));
+	assert_false(config_read_anchors(&config, no_anchors, &changed, &why) || changed);
 	assert_slice(buf_slice(&why), "certificate 1: no BEGIN");
 	unlink(other);
 	why = BUF(memory);
-	assert_false(config_read_anchors(&config, no_anchors, &why));
+	changed = true;
+	assert_false(config_read_anchors(&config, no_anchors, &changed, &why) || changed);
 	assert_slice(buf_slice(&why), "cannot be read: no such file");
 	config.root_ca_file[0] = 0;
 	anchors = ANCHORS_NONE;
-	assert_true(config_read_anchors(&config, no_anchors, &why));
+	assert_true(config_read_anchors(&config, no_anchors, &changed, &why) && !changed);
 	assert_int_equal(anchors, ANCHORS_NONE);
 }
 

@@ -200,10 +200,10 @@ static char why_text[200];
 
 static bool kept(const struct tls_anchors *a, const unsigned char *p, size_t n)
 {
-	return n > 0 && p >= a->bytes && n <= a->used && p <= a->bytes + a->used - n;
+	return n > 0 && p >= a->mem + a->n * sizeof *a->list && n <= a->used && p <= a->mem + a->used - n;
 }
 
-/* All of them point into a->bytes. */
+/* All of them point into a->mem, behind themselves. */
 static void must_be_kept(const struct tls_anchors *a)
 {
 	for (size_t i = 0; i < a->n; i++) {
@@ -217,6 +217,14 @@ static void must_be_kept(const struct tls_anchors *a)
 			assert_true(kept(a, k->key.rsa.n, k->key.rsa.nlen) &&
 			            kept(a, k->key.rsa.e, k->key.rsa.elen));
 	}
+}
+
+/* A root that was renewed may differ in its dates alone. */
+static bool same_anchor(const struct cert_anchor *a, const struct cert_anchor *b)
+{
+	return slice_eq(a->subject, b->subject) && cert_same_key(&a->key, &b->key) &&
+	       a->not_before_s == b->not_before_s && a->not_after_s == b->not_after_s && a->ca == b->ca &&
+	       a->path_length == b->path_length && slice_eq(a->constraints, b->constraints);
 }
 
 /* Reads text, which lies against a guard page. why_text is the sentence, or "". */
@@ -302,7 +310,7 @@ static void pem_shapes(void **state)
 	snprintf(both, sizeof both, "a: text\n%sbetween\n%s", root, root384);
 	must_read(&others, both);
 	assert_int_equal(others.n, 2);
-	assert_false(same_anchor(&others.anchor[0], &others.anchor[1]));
+	assert_false(same_anchor(&others.list[0], &others.list[1]));
 	for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
 		char *text = reshape(both, shapes[i].line_break, shapes[i].indent);
 		must_read(&anchors, text);
@@ -423,7 +431,7 @@ static void anchors_limits(void **state)
 		size_t fit;
 	} cases[] = {
 	        {"256 certificates", root, "certificate 257: too many", TLS_ANCHORS},
-	        {"160 kB of names and keys", root_long, "certificate 248: too much", 247},
+	        {"160 kB of names and keys", root_long, "certificate 249: too much", 248},
 	};
 	(void)state;
 	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -493,7 +501,6 @@ static void embedded_roots(void **state)
 	for (size_t i = 0; i < 5; i++)
 		if (!same_anchor(&anchors.list[i], &others.list[i]))
 			fail_msg("%s differs: run make roots", files[i]);
-	assert_true(tls_anchors_same(&anchors, &others));
 	if (last_s - YEAR_S < time(NULL))
 		fail_msg("less than a year until the last of the embedded roots expires");
 }
@@ -542,34 +549,6 @@ static void anchors_kept(void **state)
 	assert_slice(cert_name_text(a[2].subject), "iamcat old root");
 	assert_false(a[3].ca);
 	assert_slice(cert_name_text(a[3].subject), "broker");
-}
-
-static void anchors_same(void **state)
-{
-	(void)state;
-	must_read(&anchors, join(root, root_limited, leaf_rsa));
-	struct cert_anchor *a = &others.anchor[1];
-	for (int i = 0; i < 11; i++) {
-		must_read(&others, join(root, root_limited, leaf_rsa));
-		assert_true(tls_anchors_same(&anchors, &others) && tls_anchors_same(&others, &anchors));
-		switch (i) {
-		case 0: a->not_before_s++; break;
-		case 1: a->not_after_s--; break;
-		case 2: a->ca = false; break;
-		case 3: a->path_length = -1; break;
-		case 4: a->constraints.n--; break;
-		case 5: a->subject = others.anchor[0].subject; break;
-		case 6: a->key = others.anchor[0].key; break;
-		case 7: a->key = others.anchor[2].key; break;
-		case 8: others.anchor[2].key.key.rsa.elen--; break;
-		case 9: others.n = 2; break;
-		default: must_read(&others, join(root_limited, root, leaf_rsa)); break;
-		}
-		if (tls_anchors_same(&anchors, &others) || tls_anchors_same(&others, &anchors))
-			fail_msg("difference %d", i);
-	}
-	tls_anchors_embedded(&others);
-	assert_false(tls_anchors_same(&anchors, &others));
 }
 
 /* Handshakes */
@@ -1395,7 +1374,6 @@ int main(void)
 	        cmocka_unit_test(roots_again),
 #endif
 	        cmocka_unit_test(anchors_kept),
-	        cmocka_unit_test(anchors_same),
 	        cmocka_unit_test(handshakes),
 	        cmocka_unit_test(resumed),
 	        cmocka_unit_test(sessions_kept),
