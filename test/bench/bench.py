@@ -27,7 +27,7 @@ sys.dont_write_bytecode = True
 
 import callgrind  # noqa: E402
 import table  # noqa: E402
-from parts import (IAMCAT, KINDS, OUT, ROOT, Lab, LabError, Parts, broker_bytes, cpu_s,  # noqa: E402
+from parts import (IAMCAT, KINDS, OUT, ROOT, Lab, LabError, Parts, Watch, broker_bytes, cpu_s,  # noqa: E402
                    memory_kb, say, wakes)
 
 QUICK = os.environ.get("QUICK", "") not in ("", "0")
@@ -140,6 +140,11 @@ class Bench(Parts):
         self.ask(load, cat, 200, 200)
         self.result["burst_cpu_us"] = {name: 1e6 * (cpu_s(party.pid) - before[name]) / 200
                                        for name, party in parties.items()}  # of each request, what bounds it
+        self.peak_kb = {}
+        for kind, cat in self.cats.items():
+            with Watch(cat.pid) as watch:
+                self.ask(load, cat, 200, 200, 0, "dev-########")
+            self.peak_kb[kind] = watch.most
         self.result["burst_per_s"] = {name: 200e6 / median(us) for name, us in got.items()}
         self.result["burst_part"] = {
             name: 100 * median([alone / mine for alone, mine in zip(got[http], got[ours])])
@@ -164,9 +169,11 @@ class Bench(Parts):
         self.result["cpu_single_s"] = {kind: median([cpu for _, cpu in runs]) for kind, runs in got.items()}
 
     def memory(self) -> None:
-        """After the load so far, and once it was idle for a moment."""
+        """After the load so far, and once it was idle for a moment; the peak, also as it was seen in between."""
         time.sleep(0.5)
         self.result["memory_kb"] = {kind: memory_kb(cat.pid) for kind, cat in self.cats.items()}
+        for kind, memory in self.result["memory_kb"].items():
+            memory["peak"] = max(memory["peak"], self.peak_kb[kind])
 
     # ----------------------------------------------------------------------- the 250 ms gateway, and idleness
 
