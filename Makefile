@@ -211,7 +211,7 @@ build/bench/load: LIBS := -lssl -lcrypto
 build/bench/%: test/bench/%.c Makefile | build/bench
 	$(call Q,compile)$(CC) $(BASE) -O2 -g -o $@ $< $(LIBS)
 build/bench/publish: test/bench/publish.c test/count/handshake.c $(wildcard *.[ch]) Makefile | build/bench
-	$(call Q,compile)$(CC) $(ALL_CFLAGS) -I. -MF /dev/null -o $@ $< link.c mqtt.c queue.c tls.c cert.c dns.c buf.c \
+	$(call Q,compile)$(CC) $(ALL_CFLAGS) -flto -I. -MF /dev/null -o $@ $< link.c mqtt.c queue.c tls.c cert.c dns.c buf.c \
 		-Wl,-z,now -l:libbearssl.a
 build/bench:
 	@mkdir -p $@

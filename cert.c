@@ -152,7 +152,7 @@ static bool take_flag(struct slice *in)
 
 /* Days from 1970-01-01 to a date of the Gregorian calendar; the year is counted from March, so that the leap
  * day is its last. Month 13 is the next year's first. */
-static int64_t days_to(int64_t year, int64_t month, int64_t day)
+static int days_to(int year, int month, int day)
 {
 	if (month <= 2) {
 		year--;
@@ -164,21 +164,23 @@ static int64_t days_to(int64_t year, int64_t month, int64_t day)
 
 static int64_t take_time(struct slice *in)
 {
-	static const uint8_t least[] = {1, 1, 0, 0, 0}, most[] = {12, 31, 23, 59, 60}; /* month to second */
+	enum { CENTURY, YEAR, MONTH, DAY, HOUR, MINUTE, SECOND, PARTS };
+	static const uint8_t least[] = {0, 0, 1, 1, 0, 0, 0}, most[] = {99, 99, 12, 31, 23, 59, 60};
 	struct slice t;
-	int tag = der_next(in, &t);
-	size_t digits = tag == UTC_TIME ? 2 : 4;
-	bool good = (tag == UTC_TIME || tag == GENERALIZED_TIME) && t.n == digits + 11 && t.p[t.n - 1] == 'Z';
-	int64_t year = good ? slice_u64((struct slice){t.p, digits}, 9999) : -1, v[5] = {0};
-	if (tag == UTC_TIME && year >= 0)
-		year += year < 50 ? 2000 : 1900;
-	good = year > 0;
-	for (size_t i = 0; i < 5 && good; i++) {
-		v[i] = slice_u64((struct slice){t.p + digits + 2 * i, 2}, most[i]);
+	int tag = der_next(in, &t), v[PARTS];
+	size_t i = tag == UTC_TIME ? YEAR : CENTURY;
+	bool good = (tag == UTC_TIME || tag == GENERALIZED_TIME) && t.n == 2 * (PARTS - i) + 1 &&
+	            t.p[t.n - 1] == 'Z';
+	for (; good && i < PARTS; i++, t.p += 2) {
+		v[i] = (int)slice_u64((struct slice){t.p, 2}, most[i]);
 		good = v[i] >= least[i];
 	}
-	if (good && days_to(year, v[0], v[1]) < days_to(year, v[0] + 1, 1))
-		return ((days_to(year, v[0], v[1]) * 24 + v[2]) * 60 + v[3]) * 60 + v[4];
+	if (good) {
+		int year = v[YEAR] + 100 * (tag != UTC_TIME ? v[CENTURY] : v[YEAR] < 50 ? 20 : 19);
+		int day = days_to(year, v[MONTH], v[DAY]);
+		if (year > 0 && day < days_to(year, v[MONTH] + 1, 1))
+			return day * INT64_C(86400) + (v[HOUR] * 60 + v[MINUTE]) * 60 + v[SECOND];
+	}
 	*in = broken;
 	return 0;
 }
@@ -312,13 +314,9 @@ bool cert_matches(struct slice alt_names, const char *host)
 static bool is_dns_subtree(struct slice base)
 {
 	unsigned char last = 0;
-	for (size_t i = 0; i < base.n; i++) {
-		unsigned char c = base.p[i], low = c | 0x20;
-		bool of_label = (low >= 'a' && low <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
-		if (!of_label && (c != '.' || last == '.'))
+	for (size_t i = 0; i < base.n; last = base.p[i++])
+		if (!dns_is_label_char(base.p[i]) && (base.p[i] != '.' || last == '.'))
 			return false;
-		last = c;
-	}
 	return last != '.';
 }
 
@@ -456,22 +454,19 @@ static bool read_extension(struct cert *c, struct slice oid, bool critical, stru
 {
 	enum { KEY_USAGE = 15, ALT_NAMES = 17, BASIC = 19, CONSTRAINTS = 30, POLICIES = 32, EXTENDED = 37 };
 	int number = oid.n == 3 && oid.p[0] == 0x55 && oid.p[1] == 0x1d ? oid.p[2] : 0;
-	if (number != KEY_USAGE && number != ALT_NAMES && number != BASIC && number != CONSTRAINTS &&
-	        number != POLICIES && number != EXTENDED) {
+	struct slice in = take(&value, number == KEY_USAGE ? BIT_STRING : SEQUENCE);
+	bool good = value.n == 0 && (in.n > 0 || number == BASIC);
+	switch (number) {
+	case KEY_USAGE: return good && read_key_usage(c, in);
+	case ALT_NAMES: return good && read_alt_names(c, in);
+	case BASIC: return good && read_basic_constraints(c, in);
+	case CONSTRAINTS: return good && read_constraints(c, in);
+	case EXTENDED: return good && read_extended_key_usage(c, in);
+	case POLICIES: return good; /* any are acceptable (RFC 5280 §6.1.1 c) */
+	default:
 		if (critical)
 			note(c, CERT_CRITICAL_EXTENSION);
 		return true;
-	}
-	struct slice in = take(&value, number == KEY_USAGE ? BIT_STRING : SEQUENCE);
-	if (value.n > 0 || (in.n == 0 && number != BASIC))
-		return false;
-	switch (number) {
-	case KEY_USAGE: return read_key_usage(c, in);
-	case ALT_NAMES: return read_alt_names(c, in);
-	case BASIC: return read_basic_constraints(c, in);
-	case CONSTRAINTS: return read_constraints(c, in);
-	case EXTENDED: return read_extended_key_usage(c, in);
-	default: return true; /* any policies are acceptable (RFC 5280 §6.1.1 c) */
 	}
 }
 
@@ -550,9 +545,8 @@ enum cert_error cert_read_anchor(struct cert_anchor *anchor, struct slice der)
 	struct cert c;
 	if (cert_read(&c, der) == CERT_MALFORMED)
 		return CERT_MALFORMED;
-	for (int i = 0; i < CERT_ERRORS - CERT_NONE; i++)
-		if (((c.errors & ~(uint32_t)FORGIVEN) >> i & 1) != 0)
-			return (enum cert_error)(CERT_NONE + i);
+	if ((c.errors & ~(uint32_t)FORGIVEN) != 0)
+		return (enum cert_error)(CERT_NONE + __builtin_ctz(c.errors & ~(uint32_t)FORGIVEN));
 	*anchor = (struct cert_anchor){
 	        c.subject, c.key, c.not_before_s, c.not_after_s, c.ca, c.path_length, c.constraints};
 	return CERT_OK;
@@ -663,7 +657,7 @@ static enum cert_error try_anchor(struct cert_check *k, const struct path *p, co
 }
 
 /* May the certificate i be the next one of the path? */
-static enum cert_error try_issuer(struct cert_check *k, const struct path *p, size_t i)
+static enum cert_error try_issuer(struct cert_check *k, const struct path *p, unsigned i)
 {
 	const struct cert *c = &k->cert[i], *last = &k->cert[p->cert[p->depth]];
 	for (size_t j = 0; j <= p->depth; j++)
@@ -683,7 +677,7 @@ static enum cert_error try_issuer(struct cert_check *k, const struct path *p, si
 }
 
 /* Remembers the first error that says more than that no way was found. */
-static void note_fault(struct cert_check *k, enum cert_error error, size_t fault)
+static void note_fault(struct cert_check *k, enum cert_error error, unsigned fault)
 {
 	if (k->error != CERT_UNTRUSTED || error == CERT_UNTRUSTED || error == CERT_OK)
 		return;
@@ -698,7 +692,7 @@ static bool find_path(struct cert_check *k)
 	struct path p = {{0}, {0}, 0};
 	k->error = CERT_UNTRUSTED;
 	for (;;) {
-		size_t last = p.cert[p.depth];
+		unsigned last = p.cert[p.depth];
 		for (size_t a = 0; p.tried[p.depth] == 0 && a < k->anchors; a++) {
 			enum cert_error error = try_anchor(k, &p, &k->anchor[a]);
 			if (error == CERT_OK) {
@@ -709,7 +703,7 @@ static bool find_path(struct cert_check *k)
 			}
 			note_fault(k, error, last);
 		}
-		size_t i = ++p.tried[p.depth];
+		unsigned i = ++p.tried[p.depth];
 		if (i >= k->certs) {
 			if (p.depth-- == 0)
 				return false;
@@ -756,7 +750,7 @@ static enum cert_error check_chain(struct cert_check *k)
 	if (k->certs == 0)
 		return CERT_NONE;
 	for (size_t i = 0; i < k->certs; i++) {
-		cert_read(&k->cert[i], (struct slice){k->bytes + from, k->end[i] - from});
+		cert_read(&k->cert[i], (struct slice){k->bytes_mem + from, k->end[i] - from});
 		from = k->end[i];
 	}
 	const struct cert_anchor *own = leaf_anchor(k);
@@ -885,8 +879,8 @@ static void start_chain(const br_x509_class **class, const char *server_name)
 {
 	struct cert_check *k = check_of(class);
 	(void)server_name; /* SNI is no address; host is what counts */
-	k->certs = k->used = k->fault = 0;
-	k->signatures = 0;
+	k->certs = k->fault = k->signatures = 0;
+	k->bytes = (struct buf)BUF(k->bytes_mem);
 	k->error = CERT_OK;
 	k->detail = (struct buf)BUF(k->detail_mem);
 }
@@ -898,24 +892,22 @@ static void start_cert(const br_x509_class **class, uint32_t length)
 		return;
 	if (k->certs == CERT_CHAIN)
 		k->error = CERT_TOO_MANY;
-	else if (length > sizeof k->bytes - k->used)
+	else if (length > k->bytes.cap - k->bytes.n)
 		k->error = CERT_TOO_LARGE;
 }
 
 static void append(const br_x509_class **class, const unsigned char *p, size_t n)
 {
 	struct cert_check *k = check_of(class);
-	if (k->error != CERT_OK || n > sizeof k->bytes - k->used)
-		return;
-	memcpy(k->bytes + k->used, p, n);
-	k->used += n;
+	if (k->error == CERT_OK)
+		buf_put(&k->bytes, p, n);
 }
 
 static void end_cert(const br_x509_class **class)
 {
 	struct cert_check *k = check_of(class);
 	if (k->error == CERT_OK)
-		k->end[k->certs++] = k->used;
+		k->end[k->certs++] = k->bytes.n;
 }
 
 static unsigned end_chain(const br_x509_class **class)

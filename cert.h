@@ -96,15 +96,15 @@ struct cert_check {
 	struct buf detail; /* after an error: what the certificate at fault says, and what was expected */
 	/* its own */
 	unsigned char detail_mem[CERT_DETAIL_BYTES];
-	unsigned signatures;            /* how many were verified */
-	size_t fault;                   /* the certificate that the error is about */
+	unsigned signatures, fault;     /* how many were verified; the certificate that the error is about */
 	uint8_t path[CERT_CHAIN];       /* when all is well: indices into cert, from the leaf up, */
 	size_t path_certs;              /* so many, */
 	const struct cert_anchor *root; /* and the anchor at its end; it may be the leaf itself */
 	struct cert cert[CERT_CHAIN];
-	size_t certs, end[CERT_CHAIN]; /* where each one's bytes end */
-	size_t used;
-	unsigned char bytes[CERT_CHAIN_BYTES];
+	unsigned certs;
+	size_t end[CERT_CHAIN]; /* where each one's bytes end */
+	struct buf bytes;
+	unsigned char bytes_mem[CERT_CHAIN_BYTES];
 };
 
 /* The class; a check is made ready by setting vtable, anchor, anchors, time_s, host, rsa, ecdsa and ec.

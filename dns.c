@@ -192,7 +192,7 @@ void dns_put_address(struct buf *b, const struct dns_address *a)
 
 /* Names and files */
 
-static bool is_host_char(unsigned char c)
+bool dns_is_label_char(unsigned char c)
 {
 	return ((c | 0x20) >= 'a' && (c | 0x20) <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
 }
@@ -203,7 +203,7 @@ static bool add_labels(struct dns_name *w, struct slice t)
 	for (size_t at = 0;; at++) {
 		size_t from = at;
 		while (at < t.n && t.p[at] != '.') {
-			if (!is_host_char(t.p[at++]))
+			if (!dns_is_label_char(t.p[at++]))
 				return false;
 		}
 		size_t n = at - from;

@@ -49,6 +49,9 @@ void dns_read_conf(struct dns_conf *c, struct slice text);
  * not count. */
 void dns_read_hosts(struct slice text, const char *name, struct dns_address *list, size_t *n);
 
+/* May it stand in a label of a host's name? Letters, digits, - and _. */
+bool dns_is_label_char(unsigned char c);
+
 /* localhost and names below it (RFC 6761 §6.3): gives 127.0.0.1 and ::1 and returns true. */
 bool dns_is_localhost(const char *name, struct dns_address list[2]);
 

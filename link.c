@@ -68,11 +68,12 @@ void link_opening(struct link *l)
 	l->received = 0;
 }
 
-/* TLS moves on by itself when bytes come: has it come up, or failed, or been closed by the peer? */
+/* TLS moves on by itself when bytes come: has it come up, or failed, or been closed by the peer? While it is
+ * up, to ask for the engine's whole state would cost more than all else about a publish: iomode is 0
+ * (BR_IO_FAILED) when it is closed. */
 static void look_at_tls(struct link *l)
 {
-	unsigned state = br_ssl_engine_current_state(engine(l));
-	if (state == BR_SSL_CLOSED) {
+	if (engine(l)->iomode == 0) {
 		l->code = tls_error(l->tls);
 		l->tls_failed = l->code != 0;
 		l->end = l->state == LINK_OPENING ? LINK_REFUSED : l->tls_failed ? LINK_LOST : LINK_EOF;
@@ -81,7 +82,8 @@ static void look_at_tls(struct link *l)
 		if (l->end == LINK_REFUSED)
 			tls_refused(l->tls);
 		l->state = LINK_ENDED;
-	} else if (l->state == LINK_OPENING && (state & BR_SSL_SENDAPP) != 0) {
+	} else if (l->state == LINK_OPENING &&
+	           (br_ssl_engine_current_state(engine(l)) & BR_SSL_SENDAPP) != 0) {
 		l->state = LINK_UP;
 		tls_established(l->tls, l->wall_s);
 	}

@@ -68,5 +68,6 @@ void queue_remove(struct queue *q, void *item)
 	unsigned char *head = (unsigned char *)head_of(item);
 	size_t n = QUEUE_HEAD_BYTES + padded(item);
 	q->used -= n;
-	memmove(head, head + n, q->used - (size_t)(head - q->mem));
+	if (q->used > 0) /* mostly it was the only one */
+		memmove(head, head + n, q->used - (size_t)(head - q->mem));
 }

@@ -297,15 +297,12 @@ void tls_anchors_describe(struct buf *b)
 {
 	for (size_t i = 0; i < sizeof root_anchors / sizeof root_anchors[0]; i++) {
 		struct slice name = cert_name_text(root_anchors[i].subject);
-		unsigned char date[32];
-		struct buf d = BUF(date);
-		buf_put_time(&d, root_anchors[i].not_after_s * 1000000);
 		buf_put_str(b, "  ");
 		buf_put_escaped(b, name, 64);
 		for (size_t n = name.n; n < 34; n++)
 			buf_put_byte(b, ' ');
 		buf_put_str(b, "expires ");
-		buf_put(b, date, 10);
+		cert_put_day(b, root_anchors[i].not_after_s);
 		buf_put_byte(b, '\n');
 	}
 }
@@ -315,8 +312,7 @@ void tls_anchors_describe(struct buf *b)
 /* Stands in for BearSSL's own, which would open /dev/urandom: randomness comes from the caller alone. */
 br_prng_seeder br_prng_seeder_system(const char **name)
 {
-	if (name != NULL)
-		*name = "none";
+	(void)name; /* the engine does not ask for it */
 	return 0;
 }
 

@@ -141,7 +141,7 @@ static void check_accepted(const struct cert_check *k)
 	for (size_t i = 0; i < good_leaves && !good; i++)
 		good = slice_eq(leaf->der, good_leaf[i]);
 	if (!good)
-		fprintf(stderr, "accepted: %zu certificates for %s\n", k->certs, k->host);
+		fprintf(stderr, "accepted: %u certificates for %s\n", k->certs, k->host);
 	CHECK(good);
 	CHECK(k->certs >= 1 && k->certs <= CERT_CHAIN && leaf->error == CERT_OK && k->detail.n == 0);
 	CHECK(cert_matches(leaf->alt_names, k->host) && k->host[0] != 0);
@@ -163,7 +163,7 @@ static unsigned run(struct cert_check *k, struct slice in)
 	k->ecdsa = ecdsa;
 	unsigned error = check(k, in, third + 1);
 	CHECK(error == k->error && (error == CERT_OK || (error >= CERT_NONE && error < CERT_ERRORS)));
-	CHECK(!k->detail.full && k->used <= sizeof k->bytes);
+	CHECK(!k->detail.full && k->bytes.n <= sizeof k->bytes_mem);
 	if (error == CERT_OK)
 		check_accepted(k);
 	return error;
