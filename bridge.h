@@ -185,6 +185,7 @@ struct bridge_stats {
 
 /* The links to the API belong to nobody: a call takes one that waits, or a new one. */
 enum { BRIDGE_REPLY_BYTES = HTTP_REPLY_BYTES - HTTP_BODY_BYTES + BRIDGE_CALL_BODY_BYTES };
+_Static_assert((size_t)BRIDGE_REPLY_BYTES >= (size_t)HTTP_HEAD_BYTES, "a reply's header fits, too");
 enum { LINK_BROKER, LINK_API, BRIDGE_LINKS = LINK_API + BRIDGE_API_LINKS };
 
 struct bridge {

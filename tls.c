@@ -401,7 +401,6 @@ static uint32_t verify_rsa(const unsigned char *signature, size_t n, const unsig
         const br_rsa_public_key *key, unsigned char *hash)
 {
 	enum { BYTES = 512, WORDS = 2 + 8 * BYTES / 31 };
-	unsigned char padded[BYTES];
 	uint32_t m[WORDS], base[WORDS], power[2][WORDS], e = 0, bit = UINT32_C(1) << 31;
 	unsigned now = 0;
 	if (n != key->nlen || n > BYTES)
@@ -423,6 +422,7 @@ static uint32_t verify_rsa(const unsigned char *signature, size_t n, const unsig
 			br_i31_montymul(power[now], power[!now], base, m, m0i);
 	}
 	br_i31_from_monty(power[now], m, m0i);
+	unsigned char *padded = (unsigned char *)m; /* which is needed no more */
 	br_i31_encode(padded, n, power[now]);
 	return br_rsa_pkcs1_sig_unpad(padded, n, oid, hash_n, hash);
 }
