@@ -37,7 +37,8 @@ enum {
 	HOUR_MS = 3600 * 1000,
 	TURNS_MAX = 100000,
 	JOBS_MAX = 64,
-	ENOUGH_HOURS = 500 /* by then everything has happened */
+	STATE_ROOM = BRIDGE_OUTBOX_BYTES > 16384 ? 8192 : 4608, /* with less in the outbox, none may fit */
+	ENOUGH_HOURS = 500                                      /* by then everything has happened */
 };
 
 struct world w;
@@ -233,7 +234,7 @@ static void check_states(void)
 		return;
 	/* Nor can they go when the outbox is full of what the broker does not acknowledge. */
 	if (l->window != 0 || l->dead || l->stalled_until > w.now ||
-	        queue_room(&w.bridge->outbox.queue) < 8192)
+	        queue_room(&w.bridge->outbox.queue) < STATE_ROOM)
 		w.states_since = w.now;
 	int64_t since = latest(w.state_at, w.states_since);
 	if (w.now - since > limit + beat + 1000 + w.excuse)
@@ -490,6 +491,14 @@ static int64_t min(int64_t a, int64_t b)
 	return a < b ? a : b;
 }
 
+/* Does the call for a token wait for others to end? Where there are few links, it may have to. */
+static bool token_waits(void)
+{
+	const struct bridge *b = w.bridge;
+	bool call_waits = b->phase == PHASE_PAUSE && w.now >= b->phase_deadline_ms;
+	return w.running && (call_waits || (b->phase == PHASE_TOKEN && b->identity->link == NULL));
+}
+
 /* Lets happen what is due. */
 static void happen(void)
 {
@@ -539,6 +548,8 @@ static void live(void)
 		if (w.calm == never)
 			next = min(next, w.end);
 		if (next > w.now) {
+			if (w.handover_at != never && token_waits())
+				w.excuse += next - w.now;
 			w.now = next;
 			turns = 0;
 		}

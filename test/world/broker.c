@@ -30,6 +30,7 @@ struct connection {
 	uint16_t keep_alive_s;
 	int64_t heard_at, expires_at, drops_at, sent_at, resumes_at;
 	uint32_t first_up, ups;
+	uint16_t counted; /* QoS 1 publishes that were sent on it */
 	size_t tap_n;
 	struct up up[UPS];
 	uint8_t ids[65536 / 8]; /* of the client's packets that wait for an acknowledgement */
@@ -147,6 +148,7 @@ static void send_request(struct connection *c, const struct held *h, bool dup)
 	buf_put_slice(&b, buf_slice(&t));
 	if (h->qos > 0)
 		buf_put_u16be(&b, h->id);
+	c->counted = (uint16_t)(c->counted + (h->qos == 1));
 	buf_put(&b, payload, n);
 	put(c, b.p, b.n);
 	mark(c, (struct mark){
@@ -174,13 +176,15 @@ static uint16_t new_id(void)
 
 /* Sent again over a new connection. When the twin had its packet id before, and the client can't know whether
  * that one's acknowledgement ever came here, it must take this one for the twin, whose first copy it has not
- * seen, if that was lost: rather not executed than twice. */
+ * seen, if that was lost: rather not executed than twice. The same when the id is what a broker that counts
+ * anew would give it. */
 static void note_redelivery(const struct held *h)
 {
 	count[REDELIVERED]++;
 	for (size_t i = 0; i < ACKED && h->qos == 1; i++) {
 		const struct acked *a = &session.acked[i];
-		if (a->number == 0 || a->proven || (a->id != h->id && ids != ANEW) ||
+		bool fits = ids == ANEW || a->id == h->id || h->id <= live->counted + 1;
+		if (a->number == 0 || a->proven || !fits ||
 		        request_original(a->number) != request_original(h->number))
 			continue;
 		count[TWINS_MISTAKEN]++;
