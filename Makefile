@@ -278,12 +278,12 @@ soak: deps
 	@$(MAKE) --no-print-directory -j2 $(SOAKED) $(TOOLS)
 	@IAMCAT=$(SOAKED) MINUTES=$(MINUTES) SEED=$(SEED) $(PYTHON) test/soak.py
 
-# The embedded roots, from Debian's ca-certificates.
+# The embedded roots, from Debian's ca-certificates, or from PEM files: make roots ROOTS="mine.pem another.pem".
 ROOTS_NEEDS := cert.c dns.c buf.c
 build/test/roots: LIBS := $(ROOTS_NEEDS) -lbearssl
 build/test/roots: $(ROOTS_NEEDS)
 roots: build/test/roots
-	build/test/roots > build/roots.h && mv build/roots.h roots.h
+	build/test/roots $(ROOTS) > build/roots.h && mv build/roots.h roots.h
 
 include test/firmware/rules.mk
 

@@ -24,8 +24,12 @@ FW_SIZE_FLAG = $(if $(FW_SIZES),-DIAMCAT_SIZES='"$(FW_SIZES)"')
 $(FW)/include:
 	@mkdir -p $@ && for h in bearssl bearssl.h jsmn.h; do ln -sf /usr/include/$$h $@/$$h; done
 
+# Other sizes, or another commit's time, compile the library anew.
+$(FW)/sizes: always
+	@mkdir -p $(@D) && { echo '$(FW_SIZES) $(BUILD_TIME)' | cmp -s - $@ || echo '$(FW_SIZES) $(BUILD_TIME)' > $@; }
+
 define firmware_cpu
-$(FW)/$(1)/%.o: %.c Makefile test/firmware/rules.mk | $(FW)/include
+$(FW)/$(1)/%.o: %.c Makefile test/firmware/rules.mk $(FW)/sizes | $(FW)/include
 	@mkdir -p $$(@D)
 	$$(call Q,compile)$(FW_CC) $$(FW_FLAGS) $$(FW_SIZE_FLAG) -mcpu=$(1) -c -o $$@ $$<
 $(FW)/$(1)/libiamcat.a: $(PURE:%.c=$(FW)/$(1)/%.o)
@@ -50,7 +54,6 @@ BOARD_BIG := -Wl,--defsym=FLASH_BYTES=4M,--defsym=RAM_START=0x21000000,--defsym=
 $(FW)/src/%/debian: test/firmware/fetch
 	$(call Q,fetch  )test/firmware/fetch $(FW)/src $*
 	@touch $@
-.SECONDARY: $(FW)/src/bearssl/debian $(FW)/src/lwip/debian
 
 BEARSSL := $(wildcard $(FW)/src/bearssl/src/*.c $(FW)/src/bearssl/src/*/*.c)
 $(FW)/bearssl/%.o: $(FW)/src/bearssl/src/%.c
@@ -80,21 +83,50 @@ WORLD := test/world.c $(wildcard test/world/*.c)
 $(FW)/world.elf: $(WORLD:%.c=$(FW)/board/%.o) $(PURE:%.c=$(FW)/board/%.o) $(TARGET) $(FW)/libbearssl.a test/firmware/board/board.ld
 	$(call Q,link   )$(FW_CC) $(BOARD_LINK) $(BOARD_BIG) -o $@ $(filter %.o,$^) $(FW)/libbearssl.a
 
+# The same with the library itself and its sizes, which the host can run, too.
+$(FW)/sized/%.o: %.c Makefile test/firmware/rules.mk $(FW)/sizes | $(FW)/include
+	@mkdir -p $(@D)
+	$(call Q,compile)$(FW_CC) $(BOARD_FLAGS) $(FW_SIZE_FLAG) -c -o $@ $<
+$(FW)/world-sized.elf: $(WORLD:%.c=$(FW)/sized/%.o) $(FW)/cortex-m3/libiamcat.a $(TARGET) $(FW)/libbearssl.a test/firmware/board/board.ld
+	$(call Q,link   )$(FW_CC) $(BOARD_LINK) $(BOARD_BIG) -o $@ $(filter %.o,$^) $(FW)/cortex-m3/libiamcat.a $(FW)/libbearssl.a
+build/test/world-sized: $(WORLD) $(wildcard test/world/*.h *.h) $(CORE) Makefile $(FW)/sizes | build/test
+	$(call Q,compile)$(CC) $(ALL_CFLAGS) -O2 $(FW_SIZE_FLAG) -I. -MF /dev/null -o $@ $(WORLD) $(CORE) -lbearssl
+
 # C++ includes iamcat.h, and two bridges run side by side in it, with the sizes of the library.
-$(FW)/two.elf: test/firmware/two.cpp $(FW)/cortex-m3/libiamcat.a $(BOARD) $(FW)/libbearssl.a test/firmware/board/board.ld
+$(FW)/two.elf: test/firmware/two.cpp $(FW)/sizes $(FW)/cortex-m3/libiamcat.a $(BOARD) $(FW)/libbearssl.a test/firmware/board/board.ld
 	$(call Q,compile)arm-none-eabi-g++ -std=c++11 $(M3) -mthumb -Os -fno-exceptions -fno-rtti -Wall -Wextra -Wshadow -Werror \
 		-isystem $(FW)/include -I. $(FW_SIZE_FLAG) -MMD -MP -MF $(FW)/two.d $(BOARD_LINK) $(BOARD_BIG) -o $@ $< $(BOARD) \
 		$(FW)/cortex-m3/libiamcat.a $(FW)/libbearssl.a
 
+# The simulated world with the library's sizes, on the host.
+firmware-world: deps
+	@$(MAKE) --no-print-directory build/test/world-sized
+	@build/test/world-sized -j2 1 $(SEEDS) 10
+
 # Runs the host's tests on the chip: the same vectors, and the simulated world, which must take the same course.
+CHIP_SEEDS := 1 4 2
+LONGEST := tls cert
 firmware-test: deps emulator-deps
 	@$(MAKE) --no-print-directory $(FW)/src/bearssl/debian
 	@$(MAKE) --no-print-directory -j2 $(FW)/libbearssl.a
-	@$(MAKE) --no-print-directory -j2 $(FW_UNIT:%=$(FW)/unit/%.elf) $(FW)/world.elf
-	@$(MAKE) --no-print-directory $(FW)/two.elf build/test/world
-	@test/firmware/run $(FW)/two.elf $(FW_UNIT:%=$(FW)/unit/%.elf)
-	@test/firmware/run "$(FW)/world.elf 1 8 2" | tee $(FW)/world.there
-	@build/test/world 1 8 2 | sed 's/^/# /' > $(FW)/world.here && grep -qxFf $(FW)/world.here $(FW)/world.there
+	@$(MAKE) --no-print-directory -j2 $(FW_UNIT:%=$(FW)/unit/%.elf) $(FW)/world.elf $(FW)/world-sized.elf $(FW)/two.elf \
+		build/test/world build/test/world-sized
+	@test/firmware/run $(LONGEST:%=$(FW)/unit/%.elf) "$(FW)/world.elf $(CHIP_SEEDS)" "$(FW)/world-sized.elf $(CHIP_SEEDS)" \
+		$(FW)/two.elf $(patsubst %,$(FW)/unit/%.elf,$(filter-out $(LONGEST),$(FW_UNIT))) > $(FW)/there; \
+		status=$$?; cat $(FW)/there; exit $$status
+	@for w in world world-sized; do build/test/$$w $(CHIP_SEEDS) | sed 's/^/# /' > $(FW)/here && \
+		grep -qxFf $(FW)/here $(FW)/there || { echo "$$w took another course on the chip"; exit 1; }; done
+
+# What TLS costs there, in instructions, with the library's sizes.
+$(FW)/sized/test/firmware/handshake.o: BOARD_FLAGS += -I$(FW)/sized
+$(FW)/handshake.elf: $(FW)/sized/test/firmware/handshake.o $(FW)/cortex-m3/libiamcat.a $(TARGET) $(FW)/libbearssl.a test/firmware/board/board.ld
+	$(call Q,link   )$(FW_CC) $(BOARD_LINK) $(BOARD_BIG) -u _printf_float -o $@ $(filter %.o,$^) $(FW)/cortex-m3/libiamcat.a $(FW)/libbearssl.a
+firmware-count: count-deps emulator-deps
+	@test/count/run stack >/dev/null # makes the certificates
+	@$(MAKE) --no-print-directory $(FW)/src/bearssl/debian build/test/roots
+	@mkdir -p $(FW)/sized && build/test/roots build/count/root.crt > $(FW)/sized/count_root.h
+	@$(MAKE) --no-print-directory -j2 $(FW)/handshake.elf
+	@ICOUNT=1 test/firmware/run "$(FW)/handshake.elf build/count"
 
 # --- a whole gateway: lwIP, BearSSL and the library in 200 kB of flash and 96 kB of RAM ---
 FLASH_BYTES := 200000
@@ -105,7 +137,7 @@ $(FW)/lwip/%.o: $(FW)/src/lwip/src/%.c test/firmware/demo/lwipopts.h test/firmwa
 	@mkdir -p $(@D)
 	@$(FW_CC) $(M3) $(FW_OPTIONS) $(LWIP_FLAGS) -c -o $@ $<
 DEMO := $(patsubst %.c,$(FW)/demo/%.o,$(wildcard test/firmware/demo/*.c))
-$(FW)/demo/%.o: %.c Makefile test/firmware/rules.mk | $(FW)/include
+$(FW)/demo/%.o: %.c Makefile test/firmware/rules.mk $(FW)/sizes | $(FW)/include
 	@mkdir -p $(@D)
 	$(call Q,compile)$(FW_CC) -std=gnu11 $(M3) $(FW_OPTIONS) $(WARN) $(LWIP_FLAGS) -isystem $(FW)/include -I. $(FW_SIZE_FLAG) -c -o $@ $<
 $(FW)/demo.elf: $(DEMO) $(LWIP:$(FW)/src/lwip/src/%.c=$(FW)/lwip/%.o) $(BOARD) $(FW)/cortex-m3/libiamcat.a $(FW)/libbearssl.a \
@@ -119,5 +151,6 @@ firmware-demo: deps emulator-deps
 	@$(MAKE) --no-print-directory -j2 $(FW)/demo.elf $(TOOLS)
 	@$(PYTHON) test/firmware/demo.py
 
+.SECONDARY: $(FW)/src/bearssl/debian $(FW)/src/lwip/debian $(FW_UNIT:%=$(FW)/board/test/unit/%.o)
 -include $(wildcard $(FW)/*/*.d $(FW)/*/*/*.d $(FW)/*/*/*/*.d $(FW)/*/*/*/*/*.d)
-.PHONY: firmware firmware-deps emulator-deps firmware-test firmware-demo
+.PHONY: firmware firmware-deps emulator-deps firmware-test firmware-world firmware-count firmware-demo

@@ -49,12 +49,17 @@ void board_exit(int status)
 		;
 }
 
+uint32_t board_ticks(void)
+{
+	return UINT32_MAX - TIMER[TIMER_VALUE];
+}
+
 int64_t board_now_ms(void)
 {
-	static uint32_t last = UINT32_MAX;
+	static uint32_t last;
 	static uint64_t ticks = TICKS_PER_MS;
-	uint32_t now = TIMER[TIMER_VALUE];
-	ticks += last - now; /* around every 171 s */
+	uint32_t now = board_ticks();
+	ticks += now - last; /* around every 171 s */
 	last = now;
 	return (int64_t)(ticks / TICKS_PER_MS);
 }

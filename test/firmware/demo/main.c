@@ -1,10 +1,10 @@
 /* A whole gateway on the emulated board: an address by DHCP, names by DNS, TLS to the broker, the web API,
- *all on lwIP.
+ * all on lwIP.
  *
  *	image BROKER_HOST BROKER_PORT API_HOST API_PORT CA_FILE SECONDS
  *
  * CA_FILE is read from the host. Stops after so many seconds of service, prints what memory it needed, and
- *ends with status 0 when the bridge had come to its end in an orderly way. */
+ * ends with status 0 when the bridge had come to its end in an orderly way. */
 #include <string.h>
 
 #include "board.h"
