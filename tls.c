@@ -21,6 +21,7 @@ enum text {
 	NOT_TLS,
 	NOTHING_SHARED,
 	BROKEN_RULES,
+	LARGE_RECORD,
 	TOO_LARGE,
 	CHANGED_DATA,
 	CHANGED_HANDSHAKE,
@@ -46,6 +47,7 @@ static const char *const texts[] = {
         [BROKEN_RULES] =
                 "the broker breaks the rules of TLS: update its TLS software, or look for a device that "
                 "meddles with TLS",
+        [LARGE_RECORD] = "the broker sends larger TLS records than it was asked for: update its TLS software",
         [TOO_LARGE] = "a certificate or key of the broker's is too large: use RSA keys of at most 4096 bits",
         [CHANGED_DATA] = "the data was changed on its way: look for a faulty network or a device that "
                          "meddles with TLS",
@@ -79,6 +81,7 @@ static const struct {
         {BR_ERR_BAD_STATE, OURS},
         {BR_ERR_UNSUPPORTED_VERSION, NOT_TLS},
         {BR_ERR_BAD_LENGTH, BROKEN_RULES},
+        {BR_ERR_TOO_LARGE, LARGE_RECORD},
         {BR_ERR_BAD_MAC, CHANGED_DATA},
         {BR_ERR_NO_RANDOM, OURS},
         {BR_ERR_UNKNOWN_TYPE, NOT_TLS},

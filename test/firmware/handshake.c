@@ -49,6 +49,39 @@ static void count_curve(const char *what, int curve)
 	tell(what);
 }
 
+/* The server sends n bytes at once. */
+static void server_sends(size_t n)
+{
+	size_t room, size;
+	for (br_ssl_engine_context *e = &server.eng; n > 0; n -= size) {
+		unsigned char *p = br_ssl_engine_sendapp_buf(e, &room);
+		need(p != NULL, "the server can't send");
+		size = n < room ? n : room;
+		memset(p, 'x', size);
+		br_ssl_engine_sendapp_ack(e, size);
+		br_ssl_engine_flush(e, 0);
+		while (to_client(client_works)) {
+			size_t have;
+			if (br_ssl_engine_recvapp_buf(&client.client.eng, &have) != NULL)
+				br_ssl_engine_recvapp_ack(&client.client.eng, have);
+		}
+	}
+}
+
+/* RFC 6066 §4: with less than 16 kB for a record the server is asked for smaller ones. Some do not listen. */
+static void limit_records(void)
+{
+	server_sends(10000);
+	need(tls_error(&client) == 0, "the server sends larger records than it was asked for");
+	printf("ok - 10000 bytes came in records of at most %u\n", (unsigned)server.eng.max_frag_len);
+	if (server.eng.max_frag_len == 16384)
+		return;
+	server.eng.max_frag_len = 16384; /* as if it had not listened */
+	server_sends(10000);
+	need(tls_error(&client) == BR_ERR_TOO_LARGE, "a large record is not refused");
+	printf("ok - larger ones are refused: %s\n", tls_why(&client));
+}
+
 int main(int argc, char **argv)
 {
 	need(argc == 2, "usage: handshake FOLDER");
@@ -63,6 +96,7 @@ int main(int argc, char **argv)
 	shake_hands(client_timed);
 	need(client.resuming && client.check.certs == 0, "the second handshake is not a resumed one");
 	tell("TLS handshake, resumed");
+	limit_records();
 	count_curve("each signature on P-256", BR_EC_secp256r1);
 	count_curve("each signature on P-384", BR_EC_secp384r1);
 	return 0;

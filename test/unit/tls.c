@@ -479,7 +479,6 @@ static void embedded_roots(void **state)
 	        "  DigiCert TLS ECC P384 Root G5     expires 2046-01-14\n",
 	};
 	static char text[32768];
-	char path[128];
 	unsigned char described[512];
 	struct buf b = BUF(described);
 	int64_t last_s = 0;
@@ -489,8 +488,7 @@ static void embedded_roots(void **state)
 	tls_anchors_describe(&b);
 	assert_int_equal(others.n, 5);
 	for (size_t i = 0; i < 5; i++) {
-		sprintf(path, "/usr/share/ca-certificates/mozilla/%s", files[i]);
-		n += read_file(text + n, sizeof text - n, path);
+		n += read_file(text + n, sizeof text - n, usual[i]);
 		assert_slice(((struct slice){described + at, strlen(lines[i])}), lines[i]);
 		at += strlen(lines[i]);
 		last_s = root_anchors[i].not_after_s > last_s ? root_anchors[i].not_after_s : last_s;
@@ -500,7 +498,7 @@ static void embedded_roots(void **state)
 	assert_int_equal(anchors.n, 5);
 	for (size_t i = 0; i < 5; i++)
 		if (!same_anchor(&anchors.list[i], &others.list[i]))
-			fail_msg("%s differs: run make roots", files[i]);
+			fail_msg("%s differs: run make roots", usual[i]);
 	if (last_s - YEAR_S < time(NULL))
 		fail_msg("less than a year until the last of the embedded roots expires");
 }
@@ -1229,7 +1227,8 @@ static void words(void **state)
 	        {1, 1, "rules of TLS"},
 	        {2, 2, "report"},
 	        {3, 4, "MQTT_BROKER_PORT"},
-	        {5, 6, "rules"},
+	        {5, 5, "rules"},
+	        {6, 6, "than it was asked for"},
 	        {7, 7, "network"},
 	        {8, 8, "report"},
 	        {9, 9, "MQTT_BROKER_PORT"},
