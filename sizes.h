@@ -48,10 +48,12 @@ enum {
 	HTTP_FRAME_BYTES = 1024, /* a chunk-size line, and a trailer section */
 
 	/* TLS */
-	TLS_IN_BYTES = 16384 + 325, /* a broker may send records of 16 kB (RFC 5246 §6.2.1); with less, it is
-	                             * asked for records of 4 kB or less (RFC 6066 §4) */
-	TLS_OUT_BYTES = 4096 + 85,  /* what we send is cut into records of 4 kB */
-	TLS_ANCHORS = 256,          /* Debian's whole ca-certificates.crt has about 150 */
+	/* A broker is asked for records that both of these can hold: of 512, 1024, 2048 or 4096 bytes (RFC
+	 * 6066 §4). It may not listen, and send up to 16 kB in one (RFC 5246 §6.2.1): what TLS_IN_BYTES holds
+	 * is taken. */
+	TLS_IN_BYTES = 16384 + 325,
+	TLS_OUT_BYTES = 4096 + 85,     /* what we send is cut into records of 4 kB */
+	TLS_ANCHORS = 256,             /* Debian's whole ca-certificates.crt has about 150 */
 	TLS_ANCHOR_BYTES = 160 * 1024, /* names and keys of all of them */
 	CERT_CHAIN = 8,                /* the most certificates that a server may send */
 	CERT_CHAIN_BYTES = 32 * 1024,  /* and their bytes in all */

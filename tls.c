@@ -312,6 +312,9 @@ void tls_anchors_describe(struct buf *b)
 
 /* The connection */
 
+_Static_assert(
+        TLS_IN_BYTES >= 512 + 325 && TLS_OUT_BYTES >= 512 + 85, "BearSSL's records have 512 bytes at least");
+
 /* Stands in for BearSSL's own, which would open /dev/urandom: randomness comes from the caller alone. */
 br_prng_seeder br_prng_seeder_system(const char **name)
 {
