@@ -1,8 +1,9 @@
 """measure.py CPU FOLDER FILE...: what the library in FOLDER takes on a Cortex-M, and that it needs nothing more.
 
-Fails when the files need a symbol beyond each other's, BearSSL's, mem*, strlen and the compiler's own; when one has
-static bytes that can be written (two instances could not run side by side); and when functions call each other in a
-circle or take memory by a size known at run time only, so that the depth of the stack has no bound.
+Fails when the files include what a compiler alone does not have, but for string.h; when they need a symbol beyond each
+other's, BearSSL's, mem*, strlen and the compiler's own; when one has static bytes that can be written (two instances
+could not run side by side); and when functions call each other in a circle or take memory by a size known at run time
+only, so that the depth of the stack has no bound.
 The depth is that of the call graph, without what BearSSL takes in what they call."""
 
 import re
@@ -10,6 +11,8 @@ import subprocess
 import sys
 
 ALLOWED = re.compile(r"br_\w+|mem(cpy|move|set|cmp|chr)|strlen|__aeabi_\w+|__gnu_thumb1_case_\w+")
+HEADERS = {"assert.h", "bearssl.h", "jsmn.h", "limits.h", "stdalign.h", "stdarg.h", "stdbool.h", "stddef.h", "stdint.h",
+           "string.h"}  # assert.h for static_assert: what assert itself needs is not there
 MQTT_BUDGET_BYTES = 3500
 TOOL = "arm-none-eabi-"
 
@@ -22,6 +25,20 @@ def undefined_symbols(folder, objects):
     whole = f"{folder}/whole.elf.o"
     run(TOOL + "ld", "-r", "-o", whole, *objects)
     return [line.split()[-1] for line in run(TOOL + "nm", "-u", whole).splitlines()]
+
+
+def foreign_headers(file):
+    """What a file and the headers that it includes itself take from elsewhere."""
+    found, todo, seen = [], [f"{file}.c"], set()
+    while todo:
+        path = todo.pop()
+        seen.add(path)
+        for quote, name in re.findall(r'^#include ([<"])([^>"]+)', open(path).read(), re.M):
+            if quote == "<" and name not in HEADERS:
+                found.append(f"{path} includes {name}")
+            elif quote == '"' and name not in seen:
+                todo.append(name)
+    return found
 
 
 def read_graph(path, frames, calls, dynamic):
@@ -60,6 +77,7 @@ def main():
     cpu, folder, *files = sys.argv[1:]
     objects = [f"{folder}/{f}.o" for f in files]
     wrong = [f"needs {s}" for s in undefined_symbols(folder, objects) if not ALLOWED.fullmatch(s)]
+    wrong += sorted({w for f in files for w in foreign_headers(f)})
     frames, calls, dynamic, known = {}, {}, [], {}
     for f in files:
         read_graph(f"{folder}/{f}.ci", frames, calls, dynamic)

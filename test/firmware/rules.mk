@@ -38,8 +38,18 @@ $(FW)/$(1)/libiamcat.a: $(PURE:%.c=$(FW)/$(1)/%.o)
 endef
 $(foreach cpu,$(FW_CPUS),$(eval $(call firmware_cpu,$(cpu))))
 
+# The header is one for C++, and the port in FIRMWARE.md is one that compiles.
+$(FW)/port.o: FIRMWARE.md $(wildcard *.h) $(FW)/sizes test/firmware/rules.mk | $(FW)/include
+	@echo '#include "iamcat.h"' | $(FW_CXX) -fsyntax-only -x c++ -
+	@{ printf '#include "iamcat.h"\nvoid print(struct slice), sleep_until(int64_t);\nbool serve(struct link *);\n' && \
+		printf 'struct bridge_time time_now(void);\nuint32_t random_32_bits(void);\n' && \
+		printf 'void port(void);\nvoid port(void)\n{\nsize_t at;\nenum bridge_level level;\nstruct slice text;\n' && \
+		sed -n '/^    static struct bridge /,/^    }$$/p' FIRMWARE.md && echo '}'; } | \
+		$(FW_CC) $(FW_FLAGS) $(FW_SIZE_FLAG) -mcpu=cortex-m3 -I. -MF /dev/null -x c -c -o $@ -
+
 # What the library takes on a microcontroller; fails on any symbol, static byte or recursion that it must not have.
 firmware: firmware-deps
+	@$(MAKE) --no-print-directory $(FW)/port.o
 	@$(MAKE) --no-print-directory $(FW_CPUS:%=$(FW)/%/libiamcat.a)
 	@for cpu in $(FW_CPUS); do $(PYTHON) test/firmware/measure.py $$cpu $(FW)/$$cpu $(PURE:.c=) || exit 1; done
 
@@ -92,11 +102,13 @@ $(FW)/world-sized.elf: $(WORLD:%.c=$(FW)/sized/%.o) $(FW)/cortex-m3/libiamcat.a 
 build/test/world-sized: $(WORLD) $(wildcard test/world/*.h *.h) $(CORE) Makefile $(FW)/sizes | build/test
 	$(call Q,compile)$(CC) $(ALL_CFLAGS) -O2 $(FW_SIZE_FLAG) -I. -MF /dev/null -o $@ $(WORLD) $(CORE) -lbearssl
 
-# C++ includes iamcat.h, and two bridges run side by side in it, with the sizes of the library.
-$(FW)/two.elf: test/firmware/two.cpp $(FW)/sizes $(FW)/cortex-m3/libiamcat.a $(BOARD) $(FW)/libbearssl.a test/firmware/board/board.ld
-	$(call Q,compile)arm-none-eabi-g++ -std=c++11 $(M3) -mthumb -Os -fno-exceptions -fno-rtti -Wall -Wextra -Wshadow -Werror \
-		-isystem $(FW)/include -I. $(FW_SIZE_FLAG) -MMD -MP -MF $(FW)/two.d $(BOARD_LINK) $(BOARD_BIG) -o $@ $< $(BOARD) \
-		$(FW)/cortex-m3/libiamcat.a $(FW)/libbearssl.a
+# C++ includes iamcat.h, and two bridges run side by side in it, with the sizes of the library. Without C++'s own library.
+FW_CXX = arm-none-eabi-g++ -std=c++11 -mthumb -Os -fno-exceptions -fno-rtti -nostdinc++ -Wall -Wextra -Wshadow -Werror \
+	-isystem $(FW)/include -I. $(FW_SIZE_FLAG)
+$(FW)/two.o: test/firmware/two.cpp $(FW)/sizes | $(FW)/include
+	$(call Q,compile)$(FW_CXX) $(M3) -MMD -MP -c -o $@ $<
+$(FW)/two.elf: $(FW)/two.o $(FW)/cortex-m3/libiamcat.a $(BOARD) $(FW)/libbearssl.a test/firmware/board/board.ld
+	$(call Q,link   )$(FW_CC) $(BOARD_LINK) $(BOARD_BIG) -o $@ $< $(BOARD) $(FW)/cortex-m3/libiamcat.a $(FW)/libbearssl.a
 
 # The simulated world with the library's sizes, on the host.
 firmware-world: deps

@@ -2,8 +2,8 @@
  * or not. Then bridges whose port has a trouble for some minutes: they say so, go on trying without a busy
  * loop, and serve afterwards. Their brokers and gateways are a few lines each, and hand over one byte at a
  * time. */
-#include <cstdio>
-#include <cstring>
+#include <stdio.h>
+#include <string.h>
 
 #include "iamcat.h"
 
