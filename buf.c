@@ -86,6 +86,18 @@ int64_t slice_u64(struct slice a, int64_t max)
 	return v;
 }
 
+uint64_t slice_hash(uint64_t h, struct slice a)
+{
+	for (size_t i = 0; i < a.n; i++)
+		h = (h ^ a.p[i]) * UINT64_C(1099511628211);
+	return h;
+}
+
+struct buf buf_over(void *p, size_t cap)
+{
+	return (struct buf){p, cap, 0, false};
+}
+
 void buf_put(struct buf *b, const void *p, size_t n)
 {
 	if (b->full || n > b->cap - b->n) {
@@ -134,6 +146,13 @@ void buf_put_i64(struct buf *b, int64_t v)
 	if (v < 0)
 		buf_put_byte(b, '-');
 	put_digits(b, v < 0 ? 0 - (uint64_t)v : (uint64_t)v, 1);
+}
+
+void buf_put_number(struct buf *b, const char *before, int64_t v, const char *after)
+{
+	buf_put_str(b, before);
+	buf_put_i64(b, v);
+	buf_put_str(b, after);
 }
 
 void buf_put_seconds(struct buf *b, int64_t ms)

@@ -42,6 +42,10 @@ bool slice_like(struct slice a, struct slice b);
  * another byte in it, or is above max. max is at most 10^17. */
 int64_t slice_u64(struct slice a, int64_t max);
 
+/* FNV-1a: the hash of more bytes behind those whose hash is h, SLICE_HASH for none. */
+#define SLICE_HASH UINT64_C(14695981039346656037)
+uint64_t slice_hash(uint64_t h, struct slice a);
+
 /* A bounded writer over the caller's memory. A write that does not fit writes nothing, sets full, and every
  * later write does nothing: check full once, before the bytes are used. */
 struct buf {
@@ -51,15 +55,17 @@ struct buf {
 	bool full;  /* something did not fit: what is here is incomplete */
 };
 
-/* An empty writer over an array (not over a pointer). */
-#define BUF(array) ((struct buf){(array), sizeof(array), 0, false})
+/* An empty writer over the caller's memory, or over an array (not over a pointer). */
+struct buf buf_over(void *p, size_t cap) __attribute__((noinline)); /* 15 bytes instead of 30, 60 times */
+#define BUF(array) buf_over(array, sizeof(array))
 
 void buf_put(struct buf *b, const void *p, size_t n);
 void buf_put_byte(struct buf *b, unsigned char c);
 void buf_put_str(struct buf *b, const char *s); /* without the NUL */
 void buf_put_slice(struct buf *b, struct slice s);
-void buf_put_u64(struct buf *b, uint64_t v);     /* decimal */
-void buf_put_i64(struct buf *b, int64_t v);      /* decimal */
+void buf_put_u64(struct buf *b, uint64_t v);                                          /* decimal */
+void buf_put_i64(struct buf *b, int64_t v);                                           /* decimal */
+void buf_put_number(struct buf *b, const char *before, int64_t v, const char *after); /* between strings */
 void buf_put_seconds(struct buf *b, int64_t ms); /* with three decimals; not below 0 */
 void buf_put_u16be(struct buf *b, uint16_t v);
 

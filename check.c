@@ -4,7 +4,7 @@
 
 #include "json.h"
 
-enum { INDENT = 13, WIDTH = 79 };
+enum { INDENT = 13, WIDTH = 79, SECOND = 19 /* a date up to its second, "2024-08-03T15:05:30" */ };
 
 /* What each step is for, and what to do when it fails. */
 static const struct {
@@ -78,17 +78,22 @@ static void put_text(struct check *c, struct slice text)
 	buf_put_byte(&c->out, '\n');
 }
 
-/* "ok    12 ms TCP: text"; the text begins with the name of the step. */
-static void put_step(struct check *c, enum mark mark, const struct buf *text)
+/* Begins the text of the step, with its name. */
+static struct buf *text_of(struct check *c)
 {
-	unsigned char digits[20];
-	struct buf ms = BUF(digits);
-	buf_put_i64(&ms, c->now_ms - c->since_ms);
+	c->text = BUF(c->text_mem);
+	buf_put_strs(&c->text, steps[c->step].name, ": ");
+	return &c->text;
+}
+
+/* "ok    12 ms TCP: text" */
+static void put_step(struct check *c, enum mark mark)
+{
+	int64_t ms = c->now_ms - c->since_ms;
 	put_mark(c, mark);
-	put_blanks(c, ms.n < 4 ? 4 - ms.n : 0);
-	buf_put_slice(&c->out, buf_slice(&ms));
-	buf_put_str(&c->out, " ms ");
-	put_text(c, buf_slice(text));
+	put_blanks(c, ms < 10 ? 3 : ms < 100 ? 2 : ms < 1000);
+	buf_put_number(&c->out, "", ms, " ms ");
+	put_text(c, buf_slice(&c->text));
 }
 
 /* A line below that of the step. */
@@ -133,11 +138,9 @@ static void next(struct check *c)
 /* The step has failed: this was found; there may be more. */
 static void put_fault(struct check *c, struct slice found)
 {
-	unsigned char mem[256];
-	struct buf expected = BUF(mem);
 	if (c->status == CHECK_STOPPED) {
-		buf_put_strs(&expected, steps[c->step].name, ": expected ", steps[c->step].expected);
-		put_step(c, BAD, &expected);
+		buf_put_strs(text_of(c), "expected ", steps[c->step].expected);
+		put_step(c, BAD);
 	}
 	put_below(c, NONE, c->status == CHECK_STOPPED ? "found" : "", found);
 	c->status = CHECK_FAILED + (int)c->step;
@@ -177,10 +180,11 @@ static int base64(unsigned char c)
 	                              : -1;
 }
 
-/* The claims of a token (RFC 7519 §3: its second part), as JSON; empty when it has none. */
-static struct slice claims_of(const char *token, struct buf *mem)
+/* The claims of the token (RFC 7519 §3: its second part), as JSON; empty when it has none. */
+static struct slice claims_of(struct check *c)
 {
-	struct slice rest = slice_str(token);
+	struct buf claims = BUF(c->claims);
+	struct slice rest = slice_str(c->bridge->token);
 	unsigned bits = 0, n = 0;
 	size_t at;
 	slice_cut(&rest, '.');
@@ -188,56 +192,53 @@ static struct slice claims_of(const char *token, struct buf *mem)
 		bits = bits << 6 | (unsigned)base64(rest.p[i]);
 		n += 6;
 		if (n >= 8)
-			buf_put_byte(mem, (unsigned char)(bits >> (n -= 8)));
+			buf_put_byte(&claims, (unsigned char)(bits >> (n -= 8)));
 	}
-	if (mem->full || json_check(buf_slice(mem), NULL, &at) != NULL)
-		return (struct slice){NULL, 0};
-	return buf_slice(mem);
+	if (json_check(buf_slice(&claims), NULL, &at) != NULL)
+		claims.n = 0;
+	return buf_slice(&claims);
 }
 
-/* A date of a token, a number or text, as text. */
-static struct slice claim(struct slice claims, const char *name, struct buf *mem)
+/* Writes a date of a token, a number or text, and returns what was written. */
+static struct slice put_date(struct buf *t, struct slice claims, const char *name)
 {
-	unsigned char text[64];
-	struct buf unescaped = BUF(text);
+	size_t before = t->n;
 	struct slice value = claims.n > 0 ? json_get(claims, name) : claims;
 	int64_t s = slice_u64(value, INT64_C(253402300799)); /* the year 9999 */
-	if (s >= 0) {
-		buf_put_time(mem, s * 1000000);
-	} else if (json_kind(value) == JSON_STRING) {
-		json_unescape(&unescaped, value);
-		buf_put_escaped(mem, buf_slice(&unescaped), sizeof text);
-	} else {
-		buf_put_str(mem, "unknown");
-	}
-	struct slice date = buf_slice(mem);
-	if (date.n > 19 && date.p[10] == 'T')
-		date.n = 19; /* to the second */
+	if (s >= 0)
+		buf_put_time(t, s * 1000000);
+	else if (json_kind(value) == JSON_STRING)
+		buf_put_escaped(t, (struct slice){value.p + 1, value.n - 2}, 64);
+	else
+		buf_put_str(t, "unknown");
+	struct slice date = slice_from(buf_slice(t), before);
+	if (date.n > SECOND && date.p[10] == 'T')
+		date.n = SECOND;
+	t->n = before + date.n;
 	return date;
 }
 
 /* The token's dates against this clock. Text of one form, to the second and in UTC, has the order of time. */
 static void look_at_token(struct check *c, struct buf *t, int64_t wall_us)
 {
-	unsigned char claims_mem[BRIDGE_SECRET_BYTES], iat_mem[256], exp_mem[256], now_mem[32];
-	struct buf claims = BUF(claims_mem), i = BUF(iat_mem), e = BUF(exp_mem), n = BUF(now_mem);
-	struct slice all = claims_of(c->bridge->token, &claims), iat = claim(all, "iat", &i),
-	             exp = claim(all, "exp", &e);
-	buf_put_time(&n, wall_us);
-	n.n = 19;
-	bool comparable = exp.n == 19, expired = comparable && memcmp(exp.p, n.p, 19) <= 0;
-	if (expired)
-		t = &c->said;
-	buf_put_str(t, expired ? "it has expired already: valid from " : "valid from ");
-	buf_put_slice(t, iat);
+	size_t before = t->n;
+	struct slice claims = claims_of(c);
+	buf_put_str(t, "valid from ");
+	put_date(t, claims, "iat");
 	buf_put_str(t, " to ");
-	buf_put_slice(t, exp);
+	struct slice exp = put_date(t, claims, "exp");
+	tls_wipe(c->claims, sizeof c->claims);
 	buf_put_str(t, ", and this clock says ");
-	buf_put_slice(t, buf_slice(&n));
+	const unsigned char *now = t->p + t->n;
+	buf_put_time(t, wall_us);
+	bool expired = exp.n == SECOND && memcmp(exp.p, now, SECOND) <= 0;
+	t->n = (size_t)(now - t->p) + SECOND;
 	buf_put_str(t, " (UTC)");
-	tls_wipe(claims_mem, sizeof claims_mem);
-	if (expired)
+	if (expired) {
+		buf_put_str(&c->said, "it has expired already: ");
+		buf_put_slice(&c->said, slice_from(buf_slice(t), before));
 		fail(c);
+	}
 }
 
 static void put_addresses(const struct check *c, struct buf *t)
@@ -273,8 +274,7 @@ static void put_chain(const struct check *c, struct buf *t, int64_t now_s)
 	                                        : "', which is embedded",
 	        ", valid to ");
 	cert_put_day(t, k->root->not_after_s);
-	buf_put_str(t, "; days left for all of them: ");
-	buf_put_i64(t, (end_s - now_s) / 86400);
+	buf_put_number(t, "; days left for all of them: ", (end_s - now_s) / 86400, "");
 }
 
 static const char *cipher(uint16_t suite)
@@ -304,8 +304,8 @@ static bool done(struct check *c, struct buf *t, struct bridge_time time)
 		return dialled;
 	case CHECK_LOOKUP: put_addresses(c, t); return l->state != LINK_DOWN && c->broker->at > 0;
 	case CHECK_TCP:
-		buf_put_strs(t, "connected to ", l->peer, " port ");
-		buf_put_u64(t, l->port);
+		buf_put_strs(t, "connected to ", l->peer);
+		buf_put_number(t, " port ", l->port, "");
 		return l->transport;
 	case CHECK_TLS:
 		if (l->state != LINK_UP)
@@ -323,8 +323,7 @@ static bool done(struct check *c, struct buf *t, struct bridge_time time)
 		buf_put_escaped(t, slice_str(b->topic_request), sizeof b->topic_request);
 		return b->served_since_ms != 0;
 	case CHECK_STATE:
-		buf_put_u64(t, b->state.reply.body.n);
-		buf_put_str(t, " bytes; it was not published");
+		buf_put_number(t, "", (int64_t)b->state.reply.body.n, " bytes; it was not published");
 		return b->state.state == API_IDLE && !b->state_due && !b->state_failing;
 	default: return false;
 	}
@@ -342,10 +341,9 @@ static unsigned way_of(const struct check *c)
 static void take_client_id(struct check *c)
 {
 	char *id = c->config->bridge.client_id;
-	struct buf b = {(unsigned char *)id, sizeof c->config->bridge.client_id, strlen(id), false};
-	if (b.n == 0)
-		buf_put_str(&b, c->bridge->serial);
-	buf_put_str(&b, "-check");
+	struct buf b = BUF(c->config->bridge.client_id);
+	b.n = strlen(id);
+	buf_put_strs(&b, b.n == 0 ? c->bridge->serial : "", "-check");
 	buf_cstr(&b);
 }
 
@@ -369,8 +367,8 @@ static void take_failure(struct check *c)
 
 void check_begin(struct check *c, bool terminal, int64_t now_ms)
 {
-	c->out = (struct buf)BUF(c->out_mem);
-	c->said = (struct buf)BUF(c->said_mem);
+	c->out = BUF(c->out_mem);
+	c->said = BUF(c->said_mem);
 	c->terminal = terminal;
 	c->status = CHECK_STOPPED;
 	c->since_ms = c->now_ms = now_ms;
@@ -379,8 +377,7 @@ void check_begin(struct check *c, bool terminal, int64_t now_ms)
 void check_configured(struct check *c, bool good, struct config *config, const struct tls_anchors *anchors,
         const struct bridge *bridge, const struct net *net, int64_t now_ms)
 {
-	unsigned char mem[2 * BRIDGE_HOST_BYTES + 64];
-	struct buf text = BUF(mem);
+	struct buf *text;
 	c->config = config;
 	c->anchors = anchors;
 	c->bridge = bridge;
@@ -392,14 +389,15 @@ void check_configured(struct check *c, bool good, struct config *config, const s
 	config->bridge.probe = true;
 	config->bridge.will = SWITCH_OFF;
 	config->bridge.api_spares = 0;
-	config->log_level = CONFIG_WARN;
+	config->log_level = LEVEL_WARN;
 	c->now_ms = now_ms;
 	put_note(c);
-	buf_put_strs(&text, steps[c->step].name, ": broker ", config->bridge.broker_host, ":");
-	buf_put_u64(&text, config->bridge.broker_port);
-	buf_put_strs(&text, ", gateway API ", config->bridge.api_host, ":");
-	buf_put_u64(&text, config->bridge.api_port);
-	put_step(c, GOOD, &text);
+	text = text_of(c);
+	buf_put_strs(text, "broker ", config->bridge.broker_host);
+	buf_put_number(text, ":", config->bridge.broker_port, ", gateway API ");
+	buf_put_str(text, config->bridge.api_host);
+	buf_put_number(text, ":", config->bridge.api_port, "");
+	put_step(c, GOOD);
 	next(c);
 }
 
@@ -411,21 +409,17 @@ bool check_watch(struct check *c, struct bridge_time time)
 		c->over = true;
 	}
 	while (!c->over) {
-		unsigned char mem[sizeof c->said_mem];
-		struct buf text = BUF(mem);
 		c->tried |= c->step == CHECK_API ? way_of(c) : 0;
-		buf_put_strs(&text, steps[c->step].name, ": ");
-		bool good = done(c, &text, time);
+		bool good = done(c, text_of(c), time);
 		if (c->over) /* what it found was no good */
 			break;
-		if (!good && (c->bridge->failures != c->failures || c->bridge->state_failing)) {
-			take_failure(c);
+		if (!good) {
+			if (c->bridge->failures != c->failures || c->bridge->state_failing)
+				take_failure(c);
 			break;
 		}
-		if (!good)
-			break;
 		put_note(c);
-		put_step(c, GOOD, &text);
+		put_step(c, GOOD);
 		if (c->step == CHECK_API)
 			take_client_id(c);
 		next(c);

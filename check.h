@@ -42,7 +42,8 @@ struct check {
 	unsigned failures; /* of the bridge, which were told */
 	unsigned tried;    /* ways to connect: see way_of */
 	struct buf said;   /* the warning of the bridge that was not written yet */
-	unsigned char said_mem[2048], out_mem[12 * 1024];
+	struct buf text;   /* of the step */
+	unsigned char said_mem[2048], text_mem[2048], out_mem[12 * 1024], claims[BRIDGE_SECRET_BYTES];
 };
 
 /* Begins, with the configuration, from zeroed memory. terminal: the lines are for a person's eyes. */

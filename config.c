@@ -8,90 +8,89 @@
 #include "dns.h"
 #include "net.h"
 
-enum kind { NUMBER, DATES, LEVEL, FORMAT, SWITCH, TEXT, SECRET, PEM, HOST, PREFIX, RANGES, USER, LISTEN };
+enum kind { NUMBER, NUMBER16, ENUM, TEXT, SECRET, PEM, HOST, PREFIX, RANGES, USER, LISTEN };
 
-/* One row for each variable: reading, mistakes and --help all come from here. */
+/* One row for each variable: reading, mistakes and --help all come from here. Behind the NUL of its name
+ * stands its help, which a number's limits and the fallback follow, all in 54 columns; and behind that the
+ * fallback: the value when it is not set, or "". */
 struct variable {
 	const char *name;
-	const char *fallback; /* the value when it is not set; NULL: none */
-	enum kind kind;
-	uint16_t offset, size; /* of its field in struct config */
-	uint32_t min, max;     /* of the number, or of the bytes of a text */
-	const char *help;      /* put_accepted and the fallback follow it; all in 54 columns */
+	uint16_t offset; /* of its field in struct config */
+	uint8_t kind, min;
+	uint32_t max; /* of the number, or of the bytes of a text */
 };
 
 /* The places of those rows that the code names. */
 enum { BROKER_HOST, ROOT_CA = 4, ROOT_CA_FILE, TLS_NAME, USERNAME, PASSWORD, PASSWORD_FILE, VARIABLES = 28 };
 
-#define FIELD(f) offsetof(struct config, f), sizeof(((struct config *)0)->f)
+#define AT(f)                       offsetof(struct config, f)
+#define NAMED(name, help, fallback) name "\0" help "\0" fallback
 
 /* Behind a host stands its port where it has one, see take_host. */
 static const struct variable variables[VARIABLES] = {
-        [BROKER_HOST] = {"MQTT_BROKER_HOST", NULL, HOST, FIELD(bridge.broker_host), 1, 253,
-                "the broker's name or IP address (required)"},
-        {"MQTT_BROKER_PORT", "8883", NUMBER, FIELD(bridge.broker_port), 1, 65535, "its port for TLS"},
-        {"WEB_CONTAINER_HOST", "localhost", HOST, FIELD(bridge.api_host), 1, 253,
-                "the gateway's API: name or address"},
-        {"WEB_CONTAINER_PORT", "5000", NUMBER, FIELD(bridge.api_port), 1, 65535, "its port"},
-        [ROOT_CA] = {"MQTT_ROOT_CA", NULL, PEM, 0, 0, 0, 0,
-                "trusted roots as PEM (default: embedded DigiCert ones)"},
-        [ROOT_CA_FILE] = {"MQTT_ROOT_CA_FILE", NULL, TEXT, FIELD(root_ca_file), 1, CONFIG_PATH_BYTES - 1,
-                "the same from a file"},
-        [TLS_NAME] = {"MQTT_TLS_SERVER_NAME", NULL, HOST, FIELD(bridge.tls_server_name), 1, 253,
-                "in its certificate (default: MQTT_BROKER_HOST)"},
-        [USERNAME] = {"MQTT_USERNAME", NULL, TEXT, FIELD(bridge.user_name), 1, BRIDGE_TEXT_BYTES - 1,
-                "for the broker, instead of serial number and JWT"},
-        [PASSWORD] = {"MQTT_PASSWORD", NULL, SECRET, FIELD(bridge.password), 1, BRIDGE_SECRET_BYTES - 1,
-                "its password"},
-        [PASSWORD_FILE] = {"MQTT_PASSWORD_FILE", NULL, TEXT, FIELD(password_file), 1, CONFIG_PATH_BYTES - 1,
-                "the same from a file"},
-        {"MQTT_CLIENT_ID", NULL, TEXT, FIELD(bridge.client_id), 1, CONFIG_PREFIX_BYTES,
-                "MQTT client id (default: the serial number)"},
-        {"MQTT_TOPIC_PREFIX", "iamcat", PREFIX, FIELD(bridge.topic_prefix), 1, CONFIG_PREFIX_BYTES,
-                "of all topics; {serial} is replaced"},
-        {"MQTT_KEEPALIVE", "60", NUMBER, FIELD(bridge.keep_alive_s), 5, 65535, "MQTT keep-alive in seconds"},
-        {"MQTT_SESSION_WINDOW", "60", NUMBER, FIELD(bridge.session_window_s), 0, 86400,
-                "seconds a gap may last"},
-        {"MQTT_WILL", "on", SWITCH, FIELD(bridge.will), 0, 0, "publish an offline state"},
-        {"MQTT_JWT_LIFETIME", "300", NUMBER, FIELD(bridge.token_lifetime_s), 20, 86400,
-                "seconds a JWT is valid"},
-        {"MQTT_JWT_DATES", "auto", DATES, FIELD(bridge.dates), 0, 0, "JWT dates"},
-        {"STATE_INTERVAL", "5", NUMBER, FIELD(bridge.state_interval_s), 1, 3600, "seconds between states"},
-        {"WEB_CONTAINER_TIMEOUT", "10", NUMBER, FIELD(bridge.api_timeout_s), 1, 300,
-                "seconds for one API call"},
-        {"WEB_CONTAINER_SPARES", "2", NUMBER, FIELD(bridge.api_spares), 0, BRIDGE_API_LINKS,
-                "API connections opened ahead"},
-        {"MODBUS_WRITE_ALLOW", "all", RANGES, 0, 0, 0, 0, "all, none, or registers: 100,200-299"},
-        {"LOG_LEVEL", "info", LEVEL, FIELD(log_level), 0, 0, "what to log"},
-        {"LOG_FORMAT", "auto", FORMAT, FIELD(log_format), 0, 0, "log lines"},
-        {"SANDBOX", "on", SWITCH, FIELD(sandbox), 0, 0, "give up what is not needed"},
-        {"IAMCAT_USER", "65534", USER, 0, 0, 0, 0, "who to become when started as root"},
-        {"STATUS_SOCKET", NULL, TEXT, FIELD(status_socket), 1, CONFIG_SOCKET_BYTES - 1,
-                "its path, or off (default: an abstract one)"},
-        {"METRICS_LISTEN", NULL, LISTEN, 0, 0, 0, 0, "for Prometheus, as in 127.0.0.1:9464"},
-        {"HEALTH_GRACE", "120", NUMBER, FIELD(health_grace_s), 0, 86400, "health: seconds offline"},
+        [BROKER_HOST] = {NAMED("MQTT_BROKER_HOST", "the broker's name or IP address (required)", ""),
+                AT(bridge.broker_host), HOST, 1, 253},
+        {NAMED("MQTT_BROKER_PORT", "its port for TLS", "8883"), AT(bridge.broker_port), NUMBER16, 1, 65535},
+        {NAMED("WEB_CONTAINER_HOST", "the gateway's API: name or address", "localhost"), AT(bridge.api_host),
+                HOST, 1, 253},
+        {NAMED("WEB_CONTAINER_PORT", "its port", "5000"), AT(bridge.api_port), NUMBER16, 1, 65535},
+        [ROOT_CA] = {NAMED("MQTT_ROOT_CA", "trusted roots as PEM (default: embedded DigiCert ones)", ""), 0,
+                PEM, 0, 0},
+        [ROOT_CA_FILE] = {NAMED("MQTT_ROOT_CA_FILE", "the same from a file", ""), AT(root_ca_file), TEXT, 1,
+                CONFIG_PATH_BYTES - 1},
+        [TLS_NAME] = {NAMED("MQTT_TLS_SERVER_NAME", "in its certificate (default: MQTT_BROKER_HOST)", ""),
+                AT(bridge.tls_server_name), HOST, 1, 253},
+        [USERNAME] = {NAMED("MQTT_USERNAME", "for the broker, instead of serial number and JWT", ""),
+                AT(bridge.user_name), TEXT, 1, BRIDGE_TEXT_BYTES - 1},
+        [PASSWORD] = {NAMED("MQTT_PASSWORD", "its password", ""), AT(bridge.password), SECRET, 1,
+                BRIDGE_SECRET_BYTES - 1},
+        [PASSWORD_FILE] = {NAMED("MQTT_PASSWORD_FILE", "the same from a file", ""), AT(password_file), TEXT,
+                1, CONFIG_PATH_BYTES - 1},
+        {NAMED("MQTT_CLIENT_ID", "MQTT client id (default: the serial number)", ""), AT(bridge.client_id),
+                TEXT, 1, CONFIG_PREFIX_BYTES},
+        {NAMED("MQTT_TOPIC_PREFIX", "of all topics; {serial} is replaced", "iamcat"), AT(bridge.topic_prefix),
+                PREFIX, 1, CONFIG_PREFIX_BYTES},
+        {NAMED("MQTT_KEEPALIVE", "MQTT keep-alive in seconds", "60"), AT(bridge.keep_alive_s), NUMBER16, 5,
+                65535},
+        {NAMED("MQTT_SESSION_WINDOW", "seconds a gap may last", "60"), AT(bridge.session_window_s), NUMBER, 0,
+                86400},
+        {NAMED("MQTT_WILL", "publish an offline state: off or on", "on"), AT(bridge.will), ENUM, 0, 0},
+        {NAMED("MQTT_JWT_LIFETIME", "seconds a JWT is valid", "300"), AT(bridge.token_lifetime_s), NUMBER, 20,
+                86400},
+        {NAMED("MQTT_JWT_DATES", "JWT dates: auto, numeric or iso8601", "auto"), AT(bridge.dates), ENUM, 0,
+                0},
+        {NAMED("STATE_INTERVAL", "seconds between states", "5"), AT(bridge.state_interval_s), NUMBER, 1,
+                3600},
+        {NAMED("WEB_CONTAINER_TIMEOUT", "seconds for one API call", "10"), AT(bridge.api_timeout_s), NUMBER,
+                1, 300},
+        {NAMED("WEB_CONTAINER_SPARES", "API connections opened ahead", "2"), AT(bridge.api_spares), NUMBER, 0,
+                BRIDGE_API_LINKS},
+        {NAMED("MODBUS_WRITE_ALLOW", "all, none, or registers: 100,200-299", "all"), 0, RANGES, 0, 0},
+        {NAMED("LOG_LEVEL", "what to log: error, warn, info or debug", "info"), AT(log_level), ENUM, 0, 0},
+        {NAMED("LOG_FORMAT", "log lines: auto, text, json or journal", "auto"), AT(log_format), ENUM, 0, 0},
+        {NAMED("SANDBOX", "give up what is not needed: off or on", "on"), AT(sandbox), ENUM, 0, 0},
+        {NAMED("IAMCAT_USER", "who to become when started as root", "65534"), 0, USER, 0, 0},
+        {NAMED("STATUS_SOCKET", "its path, or off (default: an abstract one)", ""), AT(status_socket), TEXT,
+                1, CONFIG_SOCKET_BYTES - 1},
+        {NAMED("METRICS_LISTEN", "for Prometheus, as in 127.0.0.1:9464", ""), 0, LISTEN, 0, 0},
+        {NAMED("HEALTH_GRACE", "health: seconds offline", "120"), AT(health_grace_s), NUMBER, 0, 86400},
 };
 
-/* The words for an enum, in its order. */
-static const char *const dates[] = {"auto", "numeric", "iso8601", NULL};
-static const char *const levels[] = {"error", "warn", "info", "debug", NULL};
-static const char *const formats[] = {"auto", "text", "json", "journal", NULL};
-static const char *const switches[] = {"off", "on", NULL};
-_Static_assert(sizeof(enum bridge_dates) == sizeof(unsigned) && sizeof(enum config_level) == sizeof(unsigned),
-        "take writes an enum as an unsigned");
+_Static_assert(sizeof(enum bridge_dates) == sizeof(unsigned) && sizeof(enum bridge_level) == sizeof(unsigned),
+        "take_number writes an enum as an unsigned");
 
 /* What was found of one variable. */
 struct found {
-	struct slice value; /* n is 0: not set */
-	size_t line;        /* in the file; 0: the environment */
-	bool broken;        /* it is set, but its line was a mistake, which has been reported */
+	struct slice
+	        value; /* n is 0: not set; p is NULL: or in a line that was a mistake, which was reported */
+	size_t line;   /* in the file; 0: the environment, or nowhere */
 };
 
 struct reader {
 	struct config *c;
 	const char *file; /* its name for messages */
 	struct buf *errors, *warnings;
-	size_t mistakes;
+	struct buf why; /* of the mistake that is being found */
 	struct found found[VARIABLES];
 	bool unread; /* the file was refused: what seems to be missing may be in there */
 	/* the file's text and the place in it */
@@ -111,16 +110,24 @@ static void wipe_text(void)
 	text_n = 0;
 }
 
-/* Appends a file to text. Returns false with the reason in why; error is its errno, EFBIG when the file does
- * not fit. */
-static bool read_file(const char *path, int flags, struct slice *s, int *error, struct buf *why)
+static const char *reason_of(int error)
 {
-	static const struct {
-		int error;
-		const char *reason;
-	} reasons[] = {{ENOENT, "no such file"}, {EACCES, "permission denied"}, {EISDIR, "it is a directory"},
-	        {ENOTDIR, "a part of its path is no directory"}, {ELOOP, "too many symbolic links"},
-	        {EFBIG, "it is too large"}, {EAGAIN, "it is a pipe that nobody fills"}};
+	switch (error) {
+	case ENOENT: return "no such file";
+	case EACCES: return "permission denied";
+	case EISDIR: return "it is a directory";
+	case ENOTDIR: return "a part of its path is no directory";
+	case ELOOP: return "too many symbolic links";
+	case EFBIG: return "it is too large";
+	case EAGAIN: return "it is a pipe that nobody fills";
+	default: return NULL;
+	}
+}
+
+/* Appends a file to text. Returns 0, or its errno (EFBIG when the file does not fit) with the reason in why.
+ */
+static int read_file(const char *path, int flags, struct slice *s, struct buf *why)
+{
 	int fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC | flags);
 	ssize_t n = fd < 0 ? -1 : 1;
 	*s = (struct slice){text + text_n, 0};
@@ -129,21 +136,16 @@ static bool read_file(const char *path, int flags, struct slice *s, int *error, 
 		text_n += n > 0 ? (size_t)n : 0;
 	}
 	s->n = text_n - (size_t)(s->p - text);
-	*error = n < 0 ? errno : text_n == sizeof text ? EFBIG : 0;
+	int error = n < 0 ? errno : text_n == sizeof text ? EFBIG : 0;
 	if (fd >= 0)
 		close(fd);
-	if (*error == 0)
-		return true;
-	buf_put_str(why, "cannot be read: ");
-	for (size_t i = 0; i < sizeof reasons / sizeof reasons[0]; i++) {
-		if (reasons[i].error == *error) {
-			buf_put_str(why, reasons[i].reason);
-			return false;
-		}
-	}
-	buf_put_str(why, "error ");
-	buf_put_u64(why, (uint64_t)*error);
-	return false;
+	if (error == 0)
+		return 0;
+	const char *reason = reason_of(error);
+	buf_put_strs(why, "cannot be read: ", reason); /* NULL ends the list */
+	if (reason == NULL)
+		buf_put_number(why, "error ", error, "");
+	return error;
 }
 
 static bool refuse(struct buf *why, const char *sentence)
@@ -164,64 +166,73 @@ static bool is_word(unsigned char c)
 }
 
 /* "MQTT_KEEPALIVE (mqtt.env line 3)" */
-static void put_source(struct buf *b, const struct reader *r, const char *name, size_t line)
+static void put_source(struct buf *b, const struct reader *r, struct slice name, size_t line)
 {
-	buf_put_strs(b, name, " (", line > 0 ? r->file : "environment");
-	if (line > 0) {
-		buf_put_str(b, " line ");
-		buf_put_u64(b, line);
-	}
+	buf_put_escaped(b, name, 64);
+	buf_put_strs(b, " (", line > 0 ? r->file : "environment");
+	if (line > 0)
+		buf_put_number(b, " line ", (int64_t)line, "");
 	buf_put_str(b, ")");
 }
 
-/* Writes the line for a mistake in a variable. The value of a secret is not shown, nor one that may hold a
- * secret by mistake: a key pasted into the wrong variable, the login of a URL; and of several lines, which a
- * forgotten quote may have swallowed, only the first. A broken line has none. */
-static void mistake(struct reader *r, size_t v, const struct buf *why)
+/* Writes the line for a mistake in a variable, which is in r->why. The value of a secret is not shown, nor
+ * one that may hold a secret by mistake: a key pasted into the wrong variable, the login of a URL; and of
+ * several lines, which a forgotten quote may have swallowed, only the first. A broken line has none. */
+static void mistake(struct reader *r, size_t v)
 {
 	enum kind kind = variables[v].kind;
 	struct slice s = r->found[v].value;
-	const unsigned char *newline = s.n > 0 ? memchr(s.p, '\n', s.n) : NULL;
-	r->mistakes++;
-	put_source(r->errors, r, variables[v].name, r->found[v].line);
+	size_t newline = slice_find(s, "\n");
+	put_source(r->errors, r, slice_str(variables[v].name), r->found[v].line);
 	if (s.n > 0 && kind != SECRET && kind != PEM && !has(s, "-----BEGIN") &&
 	        !(kind == HOST && has(s, "@"))) {
 		buf_put_str(r->errors, " is \"");
-		s.n = newline ? (size_t)(newline - s.p) + 1 : s.n;
+		s.n = newline < s.n ? newline + 1 : s.n;
 		buf_put_escaped(r->errors, s, 64);
 		buf_put_str(r->errors, "\"");
 	}
-	buf_put_str(r->errors, ": ");
-	buf_put_slice(r->errors, buf_slice(why));
-	/* docker's --env-file leaves them in place */
-	if (r->found[v].line == 0 && kind != PEM && s.n > 0 && (s.p[0] == '"' || s.p[0] == '\''))
-		buf_put_str(r->errors, "; leave out the quotes around it, here they are part of it");
-	buf_put_str(r->errors, "\n");
+	buf_put_strs(r->errors, ": ", buf_cstr(&r->why),
+	        /* docker's --env-file leaves them in place */
+	        r->found[v].line == 0 && kind != PEM && s.n > 0 && (s.p[0] == '"' || s.p[0] == '\'')
+	                ? "; leave out the quotes around it, here they are part of it\n"
+	                : "\n");
+	r->why.n = 0;
 }
 
-static const char *const *words_of(const struct variable *v)
+/* "5 to 65535" */
+static void put_limits(struct buf *b, const struct variable *v)
 {
-	return v->kind == DATES    ? dates
-	       : v->kind == LEVEL  ? levels
-	       : v->kind == FORMAT ? formats
-	       : v->kind == SWITCH ? switches
-	                           : NULL;
+	buf_put_number(b, "", v->min, " to ");
+	buf_put_u64(b, v->max);
 }
 
-/* What is accepted: "5 to 65535", "auto, numeric or iso8601" */
-static void put_accepted(struct buf *b, const struct variable *v)
+/* The text behind this one and its NUL. */
+static const char *next(const char *s)
 {
-	const char *const *word = words_of(v);
-	if (word != NULL) {
-		buf_put_strs(b, word[0], ", ");
-		for (word++; word[1]; word++)
-			buf_put_strs(b, *word, word[2] ? ", " : " or ");
-		buf_put_str(b, *word);
-	} else {
-		buf_put_u64(b, v->min);
-		buf_put_str(b, " to ");
-		buf_put_u64(b, v->max);
+	return s + strlen(s) + 1;
+}
+
+/* The words of an enum, in its order, stand at the end of its help. */
+static const char *words_of(const struct variable *v)
+{
+	const char *help = next(v->name);
+	return help + slice_find(slice_str(help), ": ") + 2;
+}
+
+/* The place of s in words such as "auto, numeric or iso8601"; -1: none. */
+static int64_t find_word(const char *words, struct slice s)
+{
+	struct slice rest = slice_str(words);
+	for (int64_t i = 0; rest.n > 0;) {
+		struct slice word = slice_cut(&rest, ' ');
+		word.n -= word.p[word.n - 1] == ',';
+		if (slice_is(word, "or"))
+			continue;
+		if (slice_eq(word, s))
+			return i;
+		i++;
 	}
+	return -1;
 }
 
 /* Valid UTF-8 (RFC 3629) without control characters (C0, DEL, C1)? */
@@ -265,10 +276,10 @@ static bool is_host_name(struct slice s)
 
 static bool take_host(const struct variable *v, char *to, struct slice s, struct buf *why)
 {
-	struct dns_address ip;
-	const unsigned char *colon = memchr(s.p, ':', s.n);
+	static struct dns_address ip;
+	size_t colon = slice_find(s, ":");
 	bool address = s.n <= v->max && dns_read_address(s, &ip);
-	const char *port = v[1].kind == NUMBER ? v[1].name : "MQTT_BROKER_PORT";
+	const char *port = v[1].kind == NUMBER16 ? v[1].name : "MQTT_BROKER_PORT";
 	if (address && s.p[0] == '[')
 		s = (struct slice){s.p + 1, s.n - 2};
 	if (address || is_host_name(s)) {
@@ -279,7 +290,7 @@ static bool take_host(const struct variable *v, char *to, struct slice s, struct
 		buf_put_strs(why,
 		        "expected only the host name or IP address, without mqtts:// or the like and ",
 		        "without a path; the port goes into ", port);
-	else if (colon && (s.p[0] == '[' || !memchr(colon + 1, ':', (size_t)(s.p + s.n - colon) - 1)))
+	else if (colon < s.n && (s.p[0] == '[' || !has(slice_from(s, colon + 1), ":")))
 		buf_put_strs(why, "expected only the host name or IP address; the port goes into ", port);
 	else
 		buf_put_strs(why, "expected a host name or an IP address");
@@ -330,11 +341,13 @@ static bool take_ranges(struct bridge_config *b, struct slice s, struct buf *why
 
 static bool take_listen(struct config *c, struct slice s, struct buf *why)
 {
-	const unsigned char *colon = memrchr(s.p, ':', s.n);
-	struct slice host = {s.p, colon ? (size_t)(colon - s.p) : 0};
-	int64_t port = colon ? slice_u64((struct slice){colon + 1, s.n - host.n - 1}, 65535) : -1;
+	size_t at = s.n; /* behind the last colon */
+	while (at > 0 && s.p[at - 1] != ':')
+		at--;
+	struct slice host = {s.p, at > 0 ? at - 1 : 0};
+	int64_t port = slice_u64(slice_from(s, at), 65535);
 	/* without brackets the last part of an IPv6 address would pass for a port */
-	bool bare = host.n > 0 && host.p[0] != '[' && memchr(host.p, ':', host.n);
+	bool bare = has(host, ":") && host.p[0] != '[';
 	if (port < 1 || bare || !dns_read_address(host, &c->metrics_address))
 		return refuse(why, "expected an address of this machine and a port, as in 127.0.0.1:9464 or "
 		                   "[::1]:9464");
@@ -345,22 +358,22 @@ static bool take_listen(struct config *c, struct slice s, struct buf *why)
 /* Writes a whole number or the value of an enum. */
 static bool take_number(const struct variable *v, char *to, struct slice s, struct buf *why)
 {
-	const char *const *words = words_of(v);
-	int64_t n = slice_u64(s, v->max);
-	bool ok = n >= v->min;
-	if (v->kind != NUMBER) {
-		for (n = 0; words[n] && !slice_is(s, words[n]);)
-			n++;
-		ok = words[n] != NULL;
-	}
+	int64_t n = v->kind == ENUM ? find_word(words_of(v), s) : slice_u64(s, v->max);
 	uint32_t large = (uint32_t)n;
 	uint16_t small = (uint16_t)n;
-	memcpy(to, v->size == sizeof small ? (void *)&small : (void *)&large, v->size);
-	if (!ok) {
-		buf_put_str(why, v->kind == NUMBER ? "expected a whole number, " : "expected ");
-		put_accepted(why, v);
+	if (v->kind == NUMBER16)
+		memcpy(to, &small, sizeof small);
+	else
+		memcpy(to, &large, sizeof large);
+	if (n >= v->min)
+		return true;
+	if (v->kind == ENUM) {
+		buf_put_strs(why, "expected ", words_of(v));
+	} else {
+		buf_put_str(why, "expected a whole number, ");
+		put_limits(why, v);
 	}
-	return ok;
+	return false;
 }
 
 static bool take_text(const struct variable *v, char *to, struct slice s, struct buf *why)
@@ -369,7 +382,7 @@ static bool take_text(const struct variable *v, char *to, struct slice s, struct
 		return refuse(why, "expected UTF-8 text without control characters");
 	if (s.n > v->max) {
 		buf_put_str(why, "is too long, expected bytes: ");
-		put_accepted(why, v);
+		put_limits(why, v);
 		return false;
 	}
 	memcpy(to, s.p, s.n);
@@ -380,11 +393,8 @@ static bool take_text(const struct variable *v, char *to, struct slice s, struct
 static bool take_user(struct config *c, struct slice s, struct buf *why)
 {
 	struct slice rest;
-	unsigned char memory[64];
-	struct buf unread = BUF(memory);
-	int error;
 	int64_t uid = slice_u64(s, UINT32_MAX - 1), gid = uid;
-	if (uid < 0 && read_file("/etc/passwd", O_NONBLOCK, &rest, &error, &unread)) {
+	if (uid < 0 && read_file("/etc/passwd", O_NONBLOCK, &rest, why) == 0) {
 		while (uid < 0 && rest.n > 0) {
 			struct slice line = slice_cut(&rest, '\n'), name = slice_cut(&line, ':');
 			slice_cut(&line, ':');
@@ -396,6 +406,7 @@ static bool take_user(struct config *c, struct slice s, struct buf *why)
 	}
 	c->uid = (uint32_t)uid;
 	c->gid = (uint32_t)gid;
+	why->n = 0;
 	return (uid > 0 && gid > 0) ||
 	       refuse(why,
 	               "expected a number, or a user of /etc/passwd, and not root (SANDBOX=off stays root)");
@@ -405,48 +416,43 @@ static void take(struct reader *r, size_t i)
 {
 	const struct variable *v = &variables[i];
 	struct slice s = r->found[i].value;
-	unsigned char memory[256];
-	struct buf why = BUF(memory);
+	struct buf *why = &r->why;
 	char *to = (char *)r->c + v->offset;
 	bool ok = true;
-	if (s.n == 0 && v->fallback)
-		s = slice_str(v->fallback);
+	if (s.n == 0)
+		s = slice_str(next(next(v->name)));
 	if (s.n == 0)
 		return;
-	switch (v->kind) {
+	switch ((enum kind)v->kind) {
 	case NUMBER:
-	case DATES:
-	case SWITCH:
-	case FORMAT:
-	case LEVEL: ok = take_number(v, to, s, &why); break;
-	case HOST: ok = take_host(v, to, s, &why); break;
-	case USER: ok = take_user(r->c, s, &why); break;
-	case LISTEN: ok = take_listen(r->c, s, &why); break;
-	case RANGES: ok = take_ranges(&r->c->bridge, s, &why); break;
-	case PREFIX: ok = check_prefix(s, &why) && take_text(v, to, s, &why); break;
+	case NUMBER16:
+	case ENUM: ok = take_number(v, to, s, why); break;
+	case HOST: ok = take_host(v, to, s, why); break;
+	case USER: ok = take_user(r->c, s, why); break;
+	case LISTEN: ok = take_listen(r->c, s, why); break;
+	case RANGES: ok = take_ranges(&r->c->bridge, s, why); break;
+	case PREFIX: ok = check_prefix(s, why) && take_text(v, to, s, why); break;
 	case TEXT:
-	case SECRET: ok = take_text(v, to, s, &why); break;
+	case SECRET: ok = take_text(v, to, s, why); break;
 	case PEM: break; /* see take_anchors */
 	}
 	if (!ok)
-		mistake(r, i, &why);
+		mistake(r, i);
 }
 
 static bool given(const struct reader *r, size_t v)
 {
-	return r->found[v].value.n > 0 || r->found[v].broken;
+	return r->found[v].value.n > 0 || (r->found[v].value.p == NULL && r->found[v].line > 0);
 }
 
 /* Of a variable and the one behind it, which names a file, only one may be set. */
 static bool both(struct reader *r, size_t v)
 {
-	unsigned char memory[4 * CONFIG_PATH_BYTES + 256];
-	struct buf why = BUF(memory);
 	if (!given(r, v) || !given(r, v + 1))
 		return false;
-	put_source(&why, r, variables[v + 1].name, r->found[v + 1].line);
-	buf_put_str(&why, " is set, too; expected only one of them");
-	mistake(r, v, &why);
+	put_source(&r->why, r, slice_str(variables[v + 1].name), r->found[v + 1].line);
+	buf_put_str(&r->why, " is set, too; expected only one of them");
+	mistake(r, v);
 	return true;
 }
 
@@ -454,12 +460,9 @@ static bool read_anchors(
         struct config *c, const char *path, int flags, struct tls_anchors *a, bool *changed, struct buf *why)
 {
 	struct slice pem;
-	int error;
-	uint64_t hash = UINT64_C(14695981039346656037); /* FNV-1a */
-	if (!read_file(path, flags, &pem, &error, why))
+	if (read_file(path, flags, &pem, why) != 0)
 		return false;
-	for (size_t i = 0; i < pem.n; i++)
-		hash = (hash ^ pem.p[i]) * UINT64_C(1099511628211);
+	uint64_t hash = slice_hash(SLICE_HASH, pem);
 	if (hash == c->root_ca_hash)
 		return true;
 	*changed = tls_anchors_read(a, pem, why);
@@ -481,21 +484,20 @@ bool config_read_anchors(struct config *c, struct tls_anchors *a, bool *changed,
 static void take_anchors(struct reader *r, struct tls_anchors *a)
 {
 	struct slice pem = r->found[ROOT_CA].value;
+	struct buf *why = &r->why;
 	bool changed;
-	unsigned char memory[384];
-	struct buf why = BUF(memory);
 	if (both(r, ROOT_CA))
 		return;
 	if (pem.n >= 2 && (pem.p[0] == '"' || pem.p[0] == '\'') && pem.p[pem.n - 1] == pem.p[0])
 		pem = (struct slice){pem.p + 1, pem.n - 2}; /* docker's --env-file leaves quotes in place */
 	if (given(r, ROOT_CA)) {
-		if (r->found[ROOT_CA].broken || tls_anchors_read(a, pem, &why))
+		if (pem.p == NULL || tls_anchors_read(a, pem, why))
 			return;
-		buf_put_str(&why, "; expected certificates as PEM text (a path goes into MQTT_ROOT_CA_FILE)");
-		mistake(r, ROOT_CA, &why);
-	} else if (r->c->root_ca_file[0] && !read_anchors(r->c, r->c->root_ca_file, 0, a, &changed, &why)) {
-		buf_put_str(&why, "; expected a file with certificates as PEM text");
-		mistake(r, ROOT_CA_FILE, &why);
+		buf_put_str(why, "; expected certificates as PEM text (a path goes into MQTT_ROOT_CA_FILE)");
+		mistake(r, ROOT_CA);
+	} else if (r->c->root_ca_file[0] && !read_anchors(r->c, r->c->root_ca_file, 0, a, &changed, why)) {
+		buf_put_str(why, "; expected a file with certificates as PEM text");
+		mistake(r, ROOT_CA_FILE);
 	} else if (!given(r, ROOT_CA_FILE)) {
 		tls_anchors_embedded(a);
 	}
@@ -504,30 +506,26 @@ static void take_anchors(struct reader *r, struct tls_anchors *a)
 static void take_login(struct reader *r)
 {
 	struct slice s;
-	unsigned char memory[256];
-	struct buf why = BUF(memory);
 	size_t password = given(r, PASSWORD) ? PASSWORD : PASSWORD_FILE;
 	bool user = given(r, USERNAME), two = both(r, PASSWORD);
-	int error;
 	if (user != given(r, password) && !r->unread) {
-		buf_put_strs(&why, user ? "MQTT_PASSWORD (or MQTT_PASSWORD_FILE)" : "MQTT_USERNAME",
+		buf_put_strs(&r->why, user ? "MQTT_PASSWORD (or MQTT_PASSWORD_FILE)" : "MQTT_USERNAME",
 		        " is not set; expected both, or neither for serial number and JWT");
-		mistake(r, user ? USERNAME : password, &why);
+		mistake(r, user ? USERNAME : password);
 	}
 	r->c->bridge.has_login = user;
 	if (two || r->c->password_file[0] == 0)
 		return;
-	why = BUF(memory);
-	if (read_file(r->c->password_file, 0, &s, &error, &why)) {
+	if (read_file(r->c->password_file, 0, &s, &r->why) == 0) {
 		if (s.n > 0 && s.p[s.n - 1] == '\n')
 			s.n -= s.n > 1 && s.p[s.n - 2] == '\r' ? 2 : 1;
 		if (s.n > 0 && s.n < BRIDGE_SECRET_BYTES && !memchr(s.p, 0, s.n)) {
 			memcpy(r->c->bridge.password, s.p, s.n);
 			return;
 		}
-		buf_put_str(&why, "the password in it must have 1 to 4095 bytes, none of them NUL");
+		buf_put_str(&r->why, "the password in it must have 1 to 4095 bytes, none of them NUL");
 	}
-	mistake(r, PASSWORD_FILE, &why);
+	mistake(r, PASSWORD_FILE);
 }
 
 /* The index of the variable, VARIABLES for none. */
@@ -576,10 +574,7 @@ static size_t find_misspelled(struct slice name)
 
 static void warn_unknown(struct reader *r, struct slice name, size_t nearest, size_t line)
 {
-	unsigned char memory[72];
-	struct buf shown = BUF(memory);
-	buf_put_escaped(&shown, name, 64);
-	put_source(r->warnings, r, buf_cstr(&shown), line);
+	put_source(r->warnings, r, name, line);
 	buf_put_strs(r->warnings, " is no variable of iamcat and has no effect; the nearest one is ",
 	        variables[nearest].name, "\n");
 }
@@ -589,12 +584,11 @@ static void store(struct reader *r, struct slice name, struct slice value, size_
 	size_t v = find(name), nearest = 0;
 	if (v < VARIABLES) {
 		if (r->found[v].line > 0) {
-			put_source(r->warnings, r, variables[v].name, r->found[v].line);
-			buf_put_str(r->warnings, " has no effect, it is set again in line ");
-			buf_put_u64(r->warnings, line);
-			buf_put_str(r->warnings, "\n");
+			put_source(r->warnings, r, name, r->found[v].line);
+			buf_put_number(
+			        r->warnings, " has no effect, it is set again in line ", (int64_t)line, "\n");
 		}
-		r->found[v] = (struct found){value, line, false};
+		r->found[v] = (struct found){value, line};
 		return;
 	}
 	for (v = 1; v < VARIABLES; v++)
@@ -644,6 +638,16 @@ static const char *read_plain(struct slice s, struct slice *value)
 	return has(*value, "-----BEGIN") && !has(*value, "-----END") ? unquoted : NULL;
 }
 
+/* Takes the letters of a name off, and the blanks behind them. */
+static struct slice take_name(struct slice *s)
+{
+	struct slice name = {s->p, 0};
+	while (name.n < s->n && is_word(s->p[name.n]))
+		name.n++;
+	*s = slice_trim(slice_from(*s, name.n));
+	return name;
+}
+
 /* Reads a line, or the lines of a value in quotes. What is in a broken line may be part of a secret, so that
  * messages show nothing of it but the name of a known variable. */
 static void read_line(struct reader *r)
@@ -652,30 +656,28 @@ static void read_line(struct reader *r)
 	struct slice rest = {r->p + r->at, r->n - r->at}, whole = slice_cut(&rest, '\n'), value;
 	r->at = r->n - rest.n;
 	whole = slice_trim(whole);
+	bool pem = has(whole, "-----BEGIN");
 	if (whole.n == 0 || whole.p[0] == '#' || (r->pem && !has(whole, "_"))) /* no _ in base64 */
 		return;
-	bool export = whole.n > 6 && memcmp(whole.p, "export", 6) == 0 && memchr(" \t", whole.p[6], 2);
-	rest = export ? slice_trim(slice_from(whole, 6)) : whole;
-	struct slice name = {rest.p, 0};
-	while (name.n < rest.n && is_word(rest.p[name.n]))
-		name.n++;
-	rest = slice_trim(slice_from(rest, name.n));
-	const char *why = has(whole, "-----BEGIN") ? unquoted : "expected NAME=value, or # before a comment";
+	rest = whole;
+	struct slice name = take_name(&rest);
+	if (slice_is(name, "export") && rest.n > 0 && rest.p[0] != '=')
+		name = take_name(&rest);
+	const char *why = pem ? unquoted : "expected NAME=value, or # before a comment";
 	if (name.n > 0 && rest.n > 0 && rest.p[0] == '=') {
 		struct slice after = slice_trim(slice_from(rest, 1));
 		bool quoted = after.n > 0 && (after.p[0] == '"' || after.p[0] == '\'');
 		why = quoted ? read_quoted(r, (size_t)(after.p - r->p), &value) : read_plain(rest, &value);
 	}
-	r->pem = why && has(whole, "-----BEGIN");
+	r->pem = why && pem;
 	if (!why) {
 		store(r, name, value, line);
 		return;
 	}
 	size_t v = find(name);
-	r->mistakes++;
 	if (v < VARIABLES)
-		r->found[v] = (struct found){{NULL, 0}, line, true};
-	put_source(r->errors, r, v < VARIABLES ? variables[v].name : "A line", line);
+		r->found[v] = (struct found){{NULL, 0}, line};
+	put_source(r->errors, r, v < VARIABLES ? name : slice_str("A line"), line);
 	buf_put_strs(r->errors, ": ", why, "\n");
 }
 
@@ -688,46 +690,52 @@ static void read_lines(struct reader *r)
 		read_line(r);
 }
 
-static void read_environment(struct reader *r, char *const *envp)
+struct slice config_env(char *const *envp, const char *name)
 {
 	for (; *envp; envp++) {
-		struct slice name = slice_str(*envp);
-		name.n = slice_find(name, "=");
-		const char *value = *envp + name.n + ((*envp)[name.n] == '=');
-		size_t v = find(name);
-		size_t meant = v == VARIABLES ? find_misspelled(name) : VARIABLES;
-		if (meant < VARIABLES)
+		struct slice value = slice_str(*envp);
+		if (slice_is(slice_cut(&value, '='), name))
+			return value;
+	}
+	return (struct slice){NULL, 0};
+}
+
+static void read_environment(struct reader *r, char *const *envp)
+{
+	for (size_t v = 0; v < VARIABLES; v++) {
+		struct slice value = config_env(envp, variables[v].name);
+		if (value.n > 0)
+			r->found[v] = (struct found){value, 0};
+	}
+	for (; *envp; envp++) {
+		struct slice rest = slice_str(*envp), name = slice_cut(&rest, '=');
+		size_t meant = find_misspelled(name);
+		if (meant < VARIABLES && find(name) == VARIABLES)
 			warn_unknown(r, name, meant, 0);
-		/* of two entries with one name the first counts, as with getenv */
-		if (v < VARIABLES && *value && (r->found[v].line > 0 || r->found[v].value.n == 0))
-			r->found[v] = (struct found){slice_str(value), 0, false};
 	}
 }
 
 bool config_read(struct config *c, struct tls_anchors *a, const char *file, char *const *envp,
         struct buf *errors, struct buf *warnings)
 {
-	unsigned char memory[4 * CONFIG_PATH_BYTES + 8], reason[64];
-	struct buf shown = BUF(memory), why = BUF(reason);
-	struct reader r = {.c = c, .errors = errors, .warnings = warnings, .p = text};
+	unsigned char memory[4 * CONFIG_PATH_BYTES + 8], reason[4 * CONFIG_PATH_BYTES + 256];
+	struct buf shown = BUF(memory);
+	struct reader r = {.c = c, .errors = errors, .warnings = warnings, .why = BUF(reason), .p = text};
 	struct slice s;
-	int error;
 	tls_wipe(c, sizeof *c);
 	buf_put_escaped(&shown, slice_str(file ? file : "mqtt.env"), CONFIG_PATH_BYTES);
 	r.file = buf_cstr(&shown);
-	bool ok = read_file(file ? file : "mqtt.env", 0, &s, &error, &why);
-	if (ok && memchr(s.p, 0, s.n))
-		ok = refuse(&why, "has a NUL byte");
+	int error = read_file(file ? file : "mqtt.env", 0, &s, &r.why);
+	bool ok = error == 0 && (!memchr(s.p, 0, s.n) || refuse(&r.why, "has a NUL byte"));
 	r.n = ok ? s.n : 0;
 	r.unread = !ok && (file || error != ENOENT);
 	if (r.unread) {
-		r.mistakes++;
-		buf_put_strs(errors, r.file, " ", buf_cstr(&why), "; expected NAME=value lines in UTF-8\n");
+		buf_put_strs(errors, r.file, " ", buf_cstr(&r.why), "; expected NAME=value lines in UTF-8\n");
 	}
+	r.why.n = 0;
 	read_lines(&r);
 	read_environment(&r, envp);
 	if (!given(&r, BROKER_HOST) && !r.unread) {
-		r.mistakes++;
 		buf_put_strs(errors, "MQTT_BROKER_HOST is not set in the environment or ", r.file,
 		        ": expected the broker's name or IP address\n");
 	}
@@ -737,20 +745,21 @@ bool config_read(struct config *c, struct tls_anchors *a, const char *file, char
 		take_anchors(&r, a);
 	take_login(&r);
 	wipe_text();
-	return r.mistakes == 0;
+	return errors->n == 0 && !errors->full;
 }
 
 void config_describe(struct buf *b)
 {
 	static const char blanks[] = "                       ";
 	for (const struct variable *v = variables; v < variables + VARIABLES; v++) {
-		buf_put_strs(b, "  ", v->name, &blanks[strlen(v->name)], v->help);
-		if (v->kind == NUMBER || words_of(v) != NULL) {
-			buf_put_str(b, v->kind == NUMBER ? ", " : ": ");
-			put_accepted(b, v);
+		const char *help = next(v->name), *fallback = next(help);
+		buf_put_strs(b, "  ", v->name, &blanks[strlen(v->name)], help);
+		if (v->kind <= NUMBER16) {
+			buf_put_str(b, ", ");
+			put_limits(b, v);
 		}
-		if (v->fallback)
-			buf_put_strs(b, " (default ", v->fallback, ")");
+		if (fallback[0] != 0)
+			buf_put_strs(b, " (default ", fallback, ")");
 		buf_put_byte(b, '\n');
 	}
 	buf_put_str(b, "A variable whose value is empty counts as not set.\n");

@@ -21,15 +21,13 @@ enum {
 /* How log lines look; auto: journal where the journal is what takes them, text otherwise. */
 enum config_format { CONFIG_AUTO, CONFIG_TEXT, CONFIG_JSON, CONFIG_JOURNAL };
 
-enum config_level { CONFIG_ERROR, CONFIG_WARN, CONFIG_INFO, CONFIG_DEBUG };
-
 struct config {
 	struct bridge_config bridge;           /* what the core needs */
 	char root_ca_file[CONFIG_PATH_BYTES];  /* MQTT_ROOT_CA_FILE, or "" */
 	const char *root_ca_path;              /* NULL, or the same where nobody can write, see sandbox.c */
 	uint64_t root_ca_hash;                 /* of the text that was last read from it */
 	char password_file[CONFIG_PATH_BYTES]; /* MQTT_PASSWORD_FILE, or ""; it has been read */
-	enum config_level log_level;
+	enum bridge_level log_level;
 	enum config_format log_format;
 	enum bridge_switch sandbox;
 	uint32_t uid, gid;                       /* IAMCAT_USER; not 0 */
@@ -55,6 +53,10 @@ bool config_read(struct config *c, struct tls_anchors *a, const char *file, char
  * false with a sentence in why when the file can't be read, or its text is no set of anchors (a is left
  * empty, see tls_anchors_read). */
 bool config_read_anchors(struct config *c, struct tls_anchors *a, bool *changed, struct buf *why);
+
+/* The value of a variable of the environment envp, empty when it is not set; of two with one name the first.
+ */
+struct slice config_env(char *const *envp, const char *name);
 
 /* Writes the table of variables, their defaults and meaning, for --help: lines of at most 79 characters,
  * less than 3 kB in all. */

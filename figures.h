@@ -7,13 +7,13 @@
 
 enum { FIGURES_BYTES = 8 * 1024 /* holds each of the three at its largest */ };
 
-/* The figures of one moment; valid until the bridge's next step. Times are ms, -1 where there is none. */
+/* The figures of one moment, those that only grow in the bridge; valid until its next step. Times are ms, -1
+ * where there is none. */
 struct figures {
+	const struct bridge *b;
 	const char *version, *gateway, *client_id, *broker, *address, *health, *since;
-	int64_t healthy, phase, up_ms, phase_ms, gap_ms, token_ms, state_ms;
-	int64_t requests, waiting, running, unacknowledged, states, states_failed, spares, memory_bytes;
-	const uint32_t *answers, *skipped, *ends;
-	const struct bridge_times *round_trip, *api;
+	int64_t healthy, up_ms, phase_ms, gap_ms, token_ms, state_ms;
+	int64_t waiting, running, unacknowledged, spares, memory_bytes;
 	unsigned char broker_mem[BRIDGE_HOST_BYTES + 8], health_mem[512], since_mem[32];
 };
 
@@ -29,8 +29,9 @@ void figures_put_json(struct buf *b, const struct figures *f);
 void figures_put_metrics(struct buf *b, const struct figures *f);
 
 /* Writes that JSON object, which another iamcat may have sent, for people: lines of at most 80 columns,
- * printable ASCII but for the escape sequences of colour. Returns NULL, or what is wrong with it. */
-const char *figures_put_text(struct buf *b, struct slice json, bool colour);
+ * printable ASCII but for the escape sequences of colour. Returns false with a sentence instead when it is
+ * none, or does not fit. */
+bool figures_put_text(struct buf *b, struct slice json, bool colour);
 
 /* Is it healthy, by that JSON object? Writes the sentence that says why. False, too, for an object that does
  * not say. */

@@ -8,6 +8,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/select.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "bridge.h"
@@ -21,6 +22,7 @@
 #include "tls.h"
 
 enum { EXIT_OK = 0, EXIT_UNHEALTHY = 1, EXIT_CONFIG = 2, TEXT_BYTES = 8192 };
+enum command { RUN, CHECK, STATUS, HEALTH, COMMANDS };
 
 static struct config config;
 static struct tls_anchors anchors[2]; /* one is used, the other is read into */
@@ -29,8 +31,10 @@ static struct bridge bridge;
 static struct net net;
 static struct status status;
 static struct check check;
-static bool checking; /* iamcat check */
-static bool journal;  /* takes the log lines */
+static struct watch watch;
+static enum command command;
+static unsigned char said_mem[512];
+static struct buf said = {said_mem, sizeof said_mem, 0, false}; /* see log_said */
 static volatile sig_atomic_t stop_signal, debug_signal;
 
 extern char **environ;
@@ -65,31 +69,23 @@ static bool log_ready(void)
  * ours is "socket:[1234]". */
 static bool is_journal(void)
 {
-	char link[64];
-	ssize_t n = readlink("/proc/self/fd/2", link, sizeof link);
-	struct slice ours = {(const unsigned char *)link, n > 0 ? (size_t)n - 1 : 0};
+	static unsigned char link[64];
+	ssize_t n = readlink("/proc/self/fd/2", (char *)link, sizeof link);
+	struct slice ours = {link, n > 0 ? (size_t)n : 0};
+	struct slice stream = config_env(environ, "JOURNAL_STREAM");
 	slice_cut(&ours, '[');
-	for (char **e = environ; *e != NULL; e++) {
-		struct slice stream = slice_str(*e);
-		if (!slice_is(slice_cut(&stream, '='), "JOURNAL_STREAM"))
-			continue;
-		slice_cut(&stream, ':');
-		return ours.n > 0 && slice_eq(stream, ours);
-	}
-	return false;
+	slice_cut(&stream, ':');
+	return stream.n > 0 && slice_eq(stream, slice_cut(&ours, ']'));
 }
 
 static void put_line(struct buf *line, enum bridge_level level, struct slice text)
 {
+	static const char *const priorities[] = {"<3>", "<4>", "<6>", "<7>"}; /* sd-daemon(3), syslog(3) */
 	static const char *const names[] = {"error", "warn", "info", "debug"};
-	enum config_format format = config.log_format;
-	if (format == CONFIG_JOURNAL || (format == CONFIG_AUTO && journal)) {
-		/* sd-daemon(3): priorities as in syslog(3); the journal knows the time */
-		buf_put_byte(line, '<');
-		buf_put_byte(line, (unsigned char)"3467"[level]);
-		buf_put_byte(line, '>');
+	if (config.log_format == CONFIG_JOURNAL) {
+		buf_put_str(line, priorities[level]); /* the journal knows the time */
 		buf_put_slice(line, text);
-	} else if (format == CONFIG_JSON) {
+	} else if (config.log_format == CONFIG_JSON) {
 		buf_put_str(line, "{\"time\": \"");
 		buf_put_time(line, net_wall_us());
 		buf_put_strs(line, "\", \"level\": \"", names[level], "\", \"message\": ");
@@ -106,22 +102,21 @@ static void put_line(struct buf *line, enum bridge_level level, struct slice tex
 
 static void log_text(enum bridge_level level, struct slice text)
 {
-	static uint64_t lost;
+	static int64_t lost;
 	unsigned char mem[PIPE_BUF], lost_mem[64]; /* a pipe that is ready takes so much */
 	struct buf line = BUF(mem), more = BUF(lost_mem);
-	if (checking) {
+	if (command == CHECK) {
 		check_log(&check, level, text);
 		return;
 	}
-	if ((int)level > (int)config.log_level)
+	if (level > config.log_level)
 		return;
 	if (!log_ready()) {
 		lost++;
 		return;
 	}
 	if (lost > 0) {
-		buf_put_str(&more, "nobody read the log; lines lost: ");
-		buf_put_u64(&more, lost);
+		buf_put_number(&more, "nobody read the log; lines lost: ", lost, "");
 		put_line(&line, LEVEL_WARN, buf_slice(&more));
 		lost = 0;
 	}
@@ -129,11 +124,23 @@ static void log_text(enum bridge_level level, struct slice text)
 	write_all(STDERR_FILENO, buf_slice(&line));
 }
 
+static void log_line(enum bridge_level level, const char *text)
+{
+	log_text(level, slice_str(text));
+}
+
 /* Each line of text as a log line. */
 static void log_lines(enum bridge_level level, struct slice text)
 {
 	while (text.n > 0)
 		log_text(level, slice_cut(&text, '\n'));
+}
+
+/* What was put into said as a log line. */
+static void log_said(enum bridge_level level)
+{
+	log_text(level, buf_slice(&said));
+	said = BUF(said_mem);
 }
 
 static void write_bridge_log(void)
@@ -151,57 +158,36 @@ static void write_check(void)
 	check.out.n = 0;
 }
 
-/* iamcat check: looks, and writes what there is to say. True when it is over. */
-static bool watch(void)
-{
-	bool over = check_watch(&check, now());
-	write_check();
-	return over;
-}
-
 /* --- signals --- */
 
-static void on_stop(int number)
+static void on_signal(int number)
 {
-	stop_signal = number;
+	*(number == SIGUSR1 ? &debug_signal : &stop_signal) = 1;
 }
 
-static void on_debug(int number)
+/* These are let through in net_wait alone, so that none is missed between a look and the wait. */
+static void set_up_signals(void)
 {
-	debug_signal = number;
-}
-
-/* SIGTERM, SIGINT and SIGUSR1 are let through in net_wait alone, so that none is missed between a look and
- * the wait. */
-static void set_up_signals(sigset_t *in_wait)
-{
-	struct sigaction stop = {.sa_handler = on_stop}, ignore = {.sa_handler = SIG_IGN};
-	struct sigaction debug = {.sa_handler = on_debug};
+	static const int numbers[] = {SIGTERM, SIGINT, SIGUSR1, SIGPIPE, SIGHUP};
 	sigset_t held;
 	sigemptyset(&held);
-	sigaddset(&held, SIGTERM);
-	sigaddset(&held, SIGINT);
-	sigaddset(&held, SIGUSR1);
-	sigprocmask(SIG_BLOCK, &held, in_wait);
-	sigdelset(in_wait, SIGTERM);
-	sigdelset(in_wait, SIGINT);
-	sigdelset(in_wait, SIGUSR1);
-	sigaction(SIGTERM, &stop, NULL);
-	sigaction(SIGINT, &stop, NULL);
-	sigaction(SIGUSR1, &debug, NULL);
-	sigaction(SIGPIPE, &ignore, NULL);
-	sigaction(SIGHUP, &ignore, NULL);
+	for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+		struct sigaction action = {.sa_handler = i < 3 ? on_signal : SIG_IGN};
+		sigaddset(&held, numbers[i]);
+		sigaction(numbers[i], &action, NULL);
+	}
+	sigprocmask(SIG_SETMASK, &held, NULL);
 }
 
 /* A closed descriptor 0, 1 or 2 would be given to the next socket, and log lines would go to the broker. */
 static void fill_standard_descriptors(void)
 {
 	int fd;
-	while ((fd = open("/dev/null", O_RDWR)) >= 0 || (fd = open("/", O_PATH)) >= 0)
-		if (fd > 2) {
-			close(fd);
-			return;
-		}
+	do
+		if ((fd = openat(AT_FDCWD, "/dev/null", O_RDWR)) < 0)
+			fd = openat(AT_FDCWD, "/", O_PATH);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	resolve_close(&fd);
 }
 
 /* --- the loop --- */
@@ -211,67 +197,61 @@ static void fill_standard_descriptors(void)
 static void renew_anchors(void)
 {
 	static bool failing;
-	unsigned char mem[512];
-	struct buf line = BUF(mem);
 	struct link *broker = &bridge.link[LINK_BROKER];
 	struct tls_anchors *fresh = broker->anchors == &anchors[0] ? &anchors[1] : &anchors[0];
 	if (config.root_ca_file[0] == 0 || !broker->open || broker->state != LINK_DOWN)
 		return;
-	buf_put_str(&line, "MQTT_ROOT_CA_FILE: ");
-	bool changed, good = config_read_anchors(&config, fresh, &changed, &line);
+	buf_put_str(&said, "MQTT_ROOT_CA_FILE: ");
+	bool changed, good = config_read_anchors(&config, fresh, &changed, &said);
 	if (good && changed) {
 		broker->anchors = fresh;
 		tls_forget(&tls);
 		log_text(LEVEL_INFO,
 		        slice_str("MQTT_ROOT_CA_FILE has changed: its certificates are trusted from now on"));
 	} else if (!good && !failing) {
-		buf_put_str(&line, "; the certificates that were read before stay trusted");
-		log_text(LEVEL_WARN, buf_slice(&line));
+		buf_put_str(&said, "; the certificates that were read before stay trusted");
+		log_said(LEVEL_WARN);
 	}
+	said = BUF(said_mem);
 	failing = !good;
 }
 
 /* For the whole time of the loop; what is missing is told, and the service goes on without. */
 static void enter_sandbox(void)
 {
-	unsigned char mem[256];
-	struct buf line = BUF(mem);
-	bool good = config.sandbox == SWITCH_ON && sandbox_enter(&config, &line);
+	bool good = config.sandbox == SWITCH_ON && sandbox_enter(&config, &said);
 	if (config.sandbox == SWITCH_OFF)
 		buf_put_str(
-		        &line, "SANDBOX=off: whoever takes this program over can do whatever its user can");
-	log_text(good ? LEVEL_INFO : LEVEL_WARN, buf_slice(&line));
+		        &said, "SANDBOX=off: whoever takes this program over can do whatever its user can");
+	log_said(good ? LEVEL_INFO : LEVEL_WARN);
 }
 
 static void tell_refused(void)
 {
 	int call;
 	while ((call = sandbox_refused()) >= 0) {
-		unsigned char mem[128];
-		struct buf line = BUF(mem);
-		buf_put_str(&line,
-		        "sandbox: a system call was refused, which this program does not make; its number: ");
-		buf_put_u64(&line, (uint64_t)call);
-		log_text(LEVEL_ERROR, buf_slice(&line));
+		buf_put_number(&said,
+		        "sandbox: a system call was refused, which this program does not make; its number: ",
+		        call, "");
+		log_said(LEVEL_ERROR);
 	}
 }
 
 /* What is in memory may be a token, a password or a TLS key: it must not end up in a file. */
 static void forbid_core_dumps(void)
 {
-	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	syscall(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);       /* as in sandbox.c: prctl is 100 bytes more */
 	prlimit(0, RLIMIT_CORE, &(struct rlimit){0, 0}, NULL); /* setrlimit costs 2 kB of musl */
 }
 
 /* SIGUSR1 switches the debug log on and off: off is LOG_LEVEL, or info where that is debug. */
-static void switch_debug(enum config_level usual)
+static void switch_debug(enum bridge_level usual)
 {
-	bool on = config.log_level != CONFIG_DEBUG;
+	bool on = config.log_level != LEVEL_DEBUG;
 	debug_signal = 0;
-	config.log_level = on ? CONFIG_DEBUG : usual != CONFIG_DEBUG ? usual : CONFIG_INFO;
-	bridge.log_level = (enum bridge_level)config.log_level;
-	log_text(
-	        LEVEL_INFO, slice_str(on ? "SIGUSR1: the debug log is on" : "SIGUSR1: the debug log is off"));
+	config.log_level = on ? LEVEL_DEBUG : usual != LEVEL_DEBUG ? usual : LEVEL_INFO;
+	bridge.log_level = config.log_level;
+	log_line(LEVEL_INFO, on ? "SIGUSR1: the debug log is on" : "SIGUSR1: the debug log is off");
 }
 
 /* When many requests or large replies have been dealt with, and nothing is left of them, their memory is
@@ -289,33 +269,34 @@ static void give_back(void)
 }
 
 /* Answers who asks for the status, and waits for what comes first. */
-static void wait_for_news(int64_t wake_ms, const sigset_t *in_wait)
+static void wait_for_news(int64_t wake_ms)
 {
-	fd_set readable, writable;
-	int top = -1;
-	int64_t now_ms = net_now_ms(), status_ms = status_step(&status, &bridge, now_ms);
+	int64_t status_ms = status_step(&status, &bridge, net_now_ms(), &watch);
 	log_lines(LEVEL_WARN, buf_slice(&status.said));
 	status.said.n = 0;
-	FD_ZERO(&readable);
-	FD_ZERO(&writable);
-	status_want(&status, now_ms, &readable, &writable, &top);
-	net_wait(&net, status_ms < wake_ms ? status_ms : wake_ms, in_wait, &readable, &writable, top);
-	status_ready(&status, &readable, &writable);
+	net_wait(&net, status_ms < wake_ms ? status_ms : wake_ms, &watch);
 }
 
-static void run(const sigset_t *in_wait)
+static void watch_check(void)
+{
+	if (check_watch(&check, now()))
+		bridge_stop(&bridge);
+	write_check();
+}
+
+static void run(void)
 {
 	uint32_t random = 0;
-	enum config_level usual = config.log_level;
+	enum bridge_level usual = config.log_level;
 	net_random(&random, sizeof random); /* for jitter only: zero does no harm */
 	bridge_init(&bridge, &config.bridge, &tls, &anchors[0], random, now());
-	bridge.log_level = (enum bridge_level)config.log_level;
+	bridge.log_level = config.log_level;
 	net_init(&net, bridge.link, BRIDGE_LINKS);
-	if (checking) { /* beside the one that runs */
+	if (command == CHECK) { /* beside the one that runs */
 		memcpy(config.status_socket, "off", sizeof "off");
 		config.metrics_port = 0;
 	} else {
-		notify_open();
+		notify_open(environ);
 	}
 	status_init(&status, &config, net_now_ms());
 	enter_sandbox();
@@ -326,75 +307,54 @@ static void run(const sigset_t *in_wait)
 			switch_debug(usual);
 		int64_t wake_ms = bridge_step(&bridge, now());
 		int64_t notify_ms = notify_step(bridge.phase, net_now_ms());
-		if (notify_ms < wake_ms)
-			wake_ms = notify_ms;
 		write_bridge_log();
 		renew_anchors();
 		bool moved = net_move(&net);
-		if (checking && watch())
-			bridge_stop(&bridge);
+		if (command == CHECK)
+			watch_check();
 		tell_refused();
 		give_back();
 		if (!moved && !bridge_done(&bridge))
-			wait_for_news(wake_ms, in_wait);
+			wait_for_news(notify_ms < wake_ms ? notify_ms : wake_ms);
 	}
 	status_close(&status);
-	log_text(LEVEL_INFO, slice_str("stopped"));
+	log_line(LEVEL_INFO, "stopped");
 	tls_forget(&tls);
 	tls_wipe(&config, sizeof config);
 }
 
-/* --- asking the iamcat that runs --- */
+/* --- the commands that only write; they answer nobody, whose memory they take --- */
 
 /* Asks for the status and writes it, as it came or for people. */
-static bool print_status(bool as_json, bool again)
-{
-	struct buf json = BUF(status.reply), text = BUF(status.client_mem[0]); /* who asks answers nobody */
-	bool terminal = isatty(STDOUT_FILENO);
-	buf_put_str(&text, again && terminal && !as_json ? "\033[H\033[J" : "");
-	size_t before = text.n;
-	const char *wrong = NULL;
-	bool good = status_ask(&config, &json, &text);
-	if (good && (wrong = figures_put_text(&text, buf_slice(&json), terminal)) != NULL) {
-		text.n = before;
-		text.full = false;
-		buf_put_str(&text, wrong);
-	}
-	good = good && wrong == NULL;
-	if (!good)
-		buf_put_byte(&text, '\n');
-	write_all(good || again ? STDOUT_FILENO : STDERR_FILENO, buf_slice(good && as_json ? &json : &text));
-	return good;
-}
-
 static int run_status(bool as_json, bool again)
 {
-	bool good = print_status(as_json, again);
-	while (again) { /* until Ctrl-C */
-		poll(NULL, 0, 1000);
-		good = print_status(as_json, again);
+	bool terminal = isatty(STDOUT_FILENO);
+	for (;; poll(NULL, 0, 1000)) { /* until Ctrl-C */
+		struct buf json = BUF(status.reply), text = BUF(status.client_mem[0]);
+		buf_put_str(&text, again && terminal && !as_json ? "\033[H\033[J" : "");
+		bool good = status_ask(&config, &json, &text) &&
+		            figures_put_text(&text, buf_slice(&json), terminal);
+		if (!good)
+			buf_put_byte(&text, '\n');
+		write_all(good || again ? STDOUT_FILENO : STDERR_FILENO,
+		        buf_slice(good && as_json ? &json : &text));
+		if (!again)
+			return good ? EXIT_OK : EXIT_UNHEALTHY;
 	}
-	return good ? EXIT_OK : EXIT_UNHEALTHY;
 }
 
 static int run_health(void)
 {
-	unsigned char mem[1024];
-	struct buf json = BUF(status.reply), why = BUF(mem), line = json;
+	struct buf json = BUF(status.reply), why = BUF(status.client_mem[0]), line = json;
 	bool good = status_ask(&config, &json, &why) && figures_healthy(&why, buf_slice(&json));
-	buf_put_str(&line, good ? "healthy: " : "unhealthy: ");
-	buf_put_slice(&line, buf_slice(&why));
-	buf_put_byte(&line, '\n');
+	buf_put_strs(&line, good ? "healthy: " : "unhealthy: ", buf_cstr(&why), "\n");
 	write_all(STDOUT_FILENO, buf_slice(&line));
 	return good ? EXIT_OK : EXIT_UNHEALTHY;
 }
 
-/* --- the command line --- */
-
 static int print_help(void)
 {
-	unsigned char mem[TEXT_BYTES];
-	struct buf b = BUF(mem);
+	struct buf b = BUF(status.reply);
 	buf_put_str(&b, "iamcat connects an energy gateway's web API to an MQTT broker.\n"
 	                "\n"
 	                "usage: iamcat [-c FILE]     run until SIGTERM or Ctrl-C\n"
@@ -419,8 +379,7 @@ static int print_help(void)
 
 static int print_version(void)
 {
-	unsigned char mem[1024];
-	struct buf b = BUF(mem);
+	struct buf b = BUF(status.reply);
 	buf_put_str(&b, "iamcat " IAMCAT_VERSION "\nembedded root certificates:\n");
 	tls_anchors_describe(&b);
 	write_all(STDOUT_FILENO, buf_slice(&b));
@@ -429,10 +388,8 @@ static int print_version(void)
 
 static int usage_error(const char *what, const char *argument)
 {
-	unsigned char mem[512];
-	struct buf b = BUF(mem);
-	buf_put_str(&b, "iamcat: ");
-	buf_put_str(&b, what);
+	struct buf b = BUF(status.reply);
+	buf_put_strs(&b, "iamcat: ", what);
 	buf_put_escaped(&b, slice_str(argument), 200);
 	buf_put_str(&b, "\nusage: iamcat [-c FILE] [check | status [--json] [--watch] | health]\n"
 	                "       iamcat --help | --version\n");
@@ -440,11 +397,14 @@ static int usage_error(const char *what, const char *argument)
 	return EXIT_CONFIG;
 }
 
+/* --- the command line --- */
+
 /* Reads the configuration; says what is wrong with it: in the log, or plainly to who only asks. */
-static bool configure(const char *file, bool asks)
+static bool configure(const char *file)
 {
 	static unsigned char error_mem[TEXT_BYTES], warning_mem[TEXT_BYTES];
 	struct buf errors = BUF(error_mem), warnings = BUF(warning_mem);
+	bool asks = command >= STATUS;
 	bool good = config_read(&config, asks ? NULL : &anchors[0], file, environ, &errors, &warnings);
 	if (asks) {
 		if (!good)
@@ -453,38 +413,43 @@ static bool configure(const char *file, bool asks)
 		write_all(STDERR_FILENO, buf_slice(&errors));
 		return good;
 	}
+	if (config.log_format == CONFIG_AUTO && is_journal())
+		config.log_format = CONFIG_JOURNAL;
 	if (!good)
-		config.log_level = CONFIG_INFO;
+		config.log_level = LEVEL_INFO;
 	log_lines(LEVEL_WARN, buf_slice(&warnings));
 	log_lines(LEVEL_ERROR, buf_slice(&errors));
-	if (!good && !checking)
-		log_text(LEVEL_ERROR, slice_str("nothing was started; iamcat --help lists what can be set"));
+	if (!good && command == RUN)
+		log_line(LEVEL_ERROR, "nothing was started; iamcat --help lists what can be set");
 	return good;
+}
+
+static enum command command_of(const char *word)
+{
+	static const char *const words[] = {[CHECK] = "check", [STATUS] = "status", [HEALTH] = "health"};
+	enum command c = CHECK;
+	while (c < COMMANDS && strcmp(word, words[c]) != 0)
+		c++;
+	return c;
 }
 
 int main(int argc, char **argv)
 {
 	const char *file = NULL;
-	bool tell = false, health = false, json = false, watch = false;
-	sigset_t in_wait;
+	bool json = false, again = false;
 	fill_standard_descriptors();
 	for (int i = 1; i < argc; i++) {
 		const char *a = argv[i];
-		bool asks = tell || health;
 		if (strcmp(a, "--help") == 0 || strcmp(a, "-h") == 0)
 			return print_help();
 		if (strcmp(a, "--version") == 0 || strcmp(a, "-V") == 0)
 			return print_version();
-		if (!asks && strcmp(a, "check") == 0)
-			checking = true;
-		else if (!asks && strcmp(a, "status") == 0)
-			tell = true;
-		else if (!asks && strcmp(a, "health") == 0)
-			health = true;
-		else if (tell && strcmp(a, "--json") == 0)
+		if (command == RUN && command_of(a) != COMMANDS)
+			command = command_of(a);
+		else if (command == STATUS && strcmp(a, "--json") == 0)
 			json = true;
-		else if (tell && strcmp(a, "--watch") == 0)
-			watch = true;
+		else if (command == STATUS && strcmp(a, "--watch") == 0)
+			again = true;
 		else if (strcmp(a, "-c") != 0)
 			return usage_error("unknown argument: ", a);
 		else if (++i == argc || argv[i][0] == 0)
@@ -493,22 +458,23 @@ int main(int argc, char **argv)
 			file = argv[i];
 	}
 	forbid_core_dumps();
-	journal = is_journal();
-	if (checking)
+	if (command == CHECK)
 		check_begin(&check, isatty(STDOUT_FILENO), net_now_ms());
-	if (!tell && !health)
-		set_up_signals(&in_wait);
-	bool good = configure(file, tell || health);
-	if (good && tell)
-		return run_status(json, watch);
-	if (good && health)
+	if (command <= CHECK)
+		set_up_signals();
+	bool good = configure(file);
+	if (good && command == STATUS)
+		return run_status(json, again);
+	if (good && command == HEALTH)
 		return run_health();
-	if (checking)
+	if (command == CHECK)
 		check_configured(&check, good, &config, &anchors[0], &bridge, &net, net_now_ms());
 	if (good) {
-		log_text(LEVEL_INFO, slice_str("iamcat " IAMCAT_VERSION));
-		run(&in_wait);
+		log_line(LEVEL_INFO, "iamcat " IAMCAT_VERSION);
+		run();
 	}
+	if (command != CHECK)
+		return good ? EXIT_OK : EXIT_CONFIG;
 	write_check();
-	return checking ? check.status : good ? EXIT_OK : EXIT_CONFIG;
+	return check.status;
 }

@@ -2,6 +2,9 @@
  * (-D_FORTIFY_SOURCE), and musl has none of the functions that they call. */
 #include <stddef.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 void *__memcpy_chk(void *to, const void *from, size_t n, size_t room);
 void *__memmove_chk(void *to, const void *from, size_t n, size_t room);
@@ -26,4 +29,10 @@ void *__memset_chk(void *to, int c, size_t n, size_t room)
 	if (n > room)
 		__builtin_trap();
 	return memset(to, c, n);
+}
+
+/* musl's own keeps a way for kernels before 2.6.27, 150 bytes. */
+int socket(int family, int type, int protocol)
+{
+	return (int)syscall(SYS_socket, family, type, protocol);
 }

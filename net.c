@@ -1,6 +1,7 @@
 #include "net.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
@@ -8,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { RECORD_HEAD_BYTES = 5 }; /* RFC 5246 §6.2.1 */
+enum { RECORD_HEAD_BYTES = 5 /* RFC 5246 §6.2.1 */, HOUR_MS = 3600 * 1000 };
 
 static int64_t clock_us(clockid_t id)
 {
@@ -66,17 +67,15 @@ static const char *errno_text(int code)
 
 static void close_fd(struct net_peer *p)
 {
-	if (p->fd >= 0)
-		close(p->fd);
-	p->fd = -1;
+	resolve_close(&p->fd);
 	p->readable = p->writable = p->blocked = p->broken = false;
 }
 
-/* The link has ended by itself. Its host's addresses are looked up again, unless a plain server has just said
- * all that it had to say. */
+/* The link has ended by itself; why NULL: by the errno code. Its host's addresses are looked up again, unless
+ * a plain server has just said all that it had to say. */
 static void ended(struct net_peer *p, enum link_end end, int code, const char *why)
 {
-	link_ended(p->link, end, why, code);
+	link_ended(p->link, end, why != NULL ? why : errno_text(code), code);
 	if (p->link->tls != NULL || p->link->end != LINK_EOF)
 		resolve_forget(p->host);
 	close_fd(p);
@@ -98,7 +97,7 @@ static void connect_next(struct net_peer *p, int64_t now_ms, int code)
 		}
 		code = errno;
 	}
-	ended(p, LINK_REFUSED, code, errno_text(code));
+	ended(p, LINK_REFUSED, code, NULL);
 }
 
 /* Begins a look-up, unless another link's is under way or has brought addresses; has it come to an end? */
@@ -161,7 +160,7 @@ static bool send_bytes(struct net_peer *p)
 			p->broken = p->readable = true; /* why it ended is in what can still be received */
 			return moved;
 		} else if (sent < 0 && errno != EINTR) {
-			ended(p, LINK_LOST, errno, errno_text(errno));
+			ended(p, LINK_LOST, errno, NULL);
 			return true;
 		} else if (sent > 0) {
 			link_send_ack(p->link, (size_t)sent);
@@ -176,7 +175,7 @@ static bool receive_bytes(struct net_peer *p)
 	size_t n;
 	unsigned char *to = p->readable ? link_recv_buf(p->link, &n) : NULL;
 	if (to == NULL && p->broken && link_read(p->link).n == 0) {
-		ended(p, LINK_LOST, EPIPE, errno_text(EPIPE));
+		ended(p, LINK_LOST, EPIPE, NULL);
 		return true;
 	}
 	if (to == NULL)
@@ -191,7 +190,7 @@ static bool receive_bytes(struct net_peer *p)
 	else if ((errno == EAGAIN && !p->broken) || errno == EINTR)
 		return false;
 	else
-		ended(p, LINK_LOST, errno, errno_text(errno));
+		ended(p, LINK_LOST, errno, NULL);
 	return true;
 }
 
@@ -202,8 +201,8 @@ static void close_link(struct net_peer *p)
 	if (p->step == PEER_OPEN) {
 		link_farewell(p->link);
 		const unsigned char *from = link_send_buf(p->link, &n);
-		if (from != NULL && send(p->fd, from, n, MSG_NOSIGNAL) < 0)
-			p->blocked = true; /* it was an attempt, the connection goes either way */
+		if (from != NULL) /* it is an attempt, the connection goes either way */
+			(void)!send(p->fd, from, n, MSG_NOSIGNAL);
 	}
 	close_fd(p);
 	p->step = PEER_IDLE;
@@ -284,38 +283,28 @@ bool net_move(struct net *net)
 	return moved;
 }
 
-void net_wait(
-        struct net *net, int64_t until_ms, const sigset_t *mask, fd_set *readable, fd_set *writable, int top)
+void net_wait(struct net *net, int64_t until_ms, struct watch *w)
 {
+	size_t n;
 	for (size_t i = 0; i < net->hosts; i++)
-		resolve_want(&net->host[i], readable, writable, &top);
+		resolve_want(&net->host[i], w);
 	for (size_t i = 0; i < net->peers; i++) {
 		struct net_peer *p = &net->peer[i];
-		size_t n;
-		if (p->fd < 0)
-			continue;
 		if (p->step == PEER_CONNECT || p->blocked)
-			FD_SET(p->fd, writable);
+			resolve_watch(w, &w->writable, p->fd);
 		if (p->step == PEER_OPEN && link_recv_buf(p->link, &n) != NULL)
-			FD_SET(p->fd, readable);
-		if (p->fd > top)
-			top = p->fd;
+			resolve_watch(w, &w->readable, p->fd);
 	}
-	int64_t at = until_ms < net->wake_ms ? until_ms : net->wake_ms, now_ms = net_now_ms();
-	int64_t wait_ms = at > now_ms ? at - now_ms : 0;
-	if (wait_ms > 3600 * 1000)
-		wait_ms = 3600 * 1000;
+	int64_t at = until_ms < net->wake_ms ? until_ms : net->wake_ms, wait_ms = at - net_now_ms();
+	wait_ms = wait_ms < 0 ? 0 : wait_ms < HOUR_MS ? wait_ms : HOUR_MS;
 	struct timespec t = {.tv_sec = (time_t)(wait_ms / 1000), .tv_nsec = (long)(wait_ms % 1000) * 1000000};
-	bool ready = pselect(top + 1, readable, writable, NULL, &t, mask) > 0;
-	if (!ready) { /* after a signal they are as they were */
-		FD_ZERO(readable);
-		FD_ZERO(writable);
-	}
-	for (size_t i = 0; ready && i < net->peers; i++) {
+	sigset_t none;
+	sigemptyset(&none);
+	if (pselect(w->top + 1, &w->readable, &w->writable, NULL, &t, &none) < 0)
+		*w = (struct watch){.top = -1}; /* after a signal they are as they were */
+	for (size_t i = 0; i < net->peers; i++) {
 		struct net_peer *p = &net->peer[i];
-		if (p->fd < 0)
-			continue;
-		p->readable = FD_ISSET(p->fd, readable);
-		p->writable = FD_ISSET(p->fd, writable);
+		p->readable = resolve_ready(&w->readable, p->fd);
+		p->writable = resolve_ready(&w->writable, p->fd);
 	}
 }

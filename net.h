@@ -3,8 +3,6 @@
 #ifndef NET_H
 #define NET_H
 
-#include <signal.h>
-
 #include "link.h"
 #include "resolve.h"
 
@@ -40,11 +38,9 @@ void net_init(struct net *net, struct link *link, size_t n);
  * moved: the core is to be stepped again before net_wait. */
 bool net_move(struct net *net);
 
-/* Waits until something can be moved, or until_ms (monotonic), or a signal of those that *mask lets through.
- * The caller may have put descriptors of its own into the sets, up to top (-1: none), and finds there which
- * of them are ready. */
-void net_wait(
-        struct net *net, int64_t until_ms, const sigset_t *mask, fd_set *readable, fd_set *writable, int top);
+/* Waits until something can be moved, or until_ms (monotonic), or any signal. The caller may have put
+ * descriptors of its own into w, and finds there which of them are ready. */
+void net_wait(struct net *net, int64_t until_ms, struct watch *w);
 
 /* Monotonic milliseconds, at least 1; wall time in microseconds since 1970, also beyond 2038 on 32 bits. */
 int64_t net_now_ms(void);

@@ -1,10 +1,11 @@
 #include "notify.h"
 
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <unistd.h>
+
+#include "config.h"
+#include "resolve.h"
 
 static int fd = -1;
 static int64_t watchdog_ms; /* how often it wants to hear from us; 0: not at all */
@@ -25,25 +26,22 @@ static const char *const status[] = {
         [PHASE_DONE] = "stopped",
 };
 
-void notify_open(void)
+void notify_open(char *const *envp)
 {
 	struct sockaddr_un to = {.sun_family = AF_UNIX};
-	const char *path = getenv("NOTIFY_SOCKET"), *period = getenv("WATCHDOG_USEC");
-	size_t n = path != NULL ? strlen(path) : 0;
-	if (n < 2 || n >= sizeof to.sun_path || (path[0] != '/' && path[0] != '@'))
+	struct slice path = config_env(envp, "NOTIFY_SOCKET");
+	int64_t us = slice_u64(config_env(envp, "WATCHDOG_USEC"), (int64_t)1 << 50);
+	if (path.n < 2 || path.n >= sizeof to.sun_path || (path.p[0] != '/' && path.p[0] != '@'))
 		return;
-	memcpy(to.sun_path, path, n);
-	if (path[0] == '@') /* an abstract name, see unix(7) */
+	memcpy(to.sun_path, path.p, path.n);
+	if (path.p[0] == '@') /* an abstract name, see unix(7) */
 		to.sun_path[0] = 0;
-	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd >= 0 && connect(fd, (struct sockaddr *)&to,
-	                       (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n)) != 0) {
-		close(fd);
-		fd = -1;
-	}
-	int64_t us = period != NULL ? slice_u64(slice_str(period), (int64_t)1 << 50) : 0;
-	watchdog_ms =
-	        us > 0 ? us / 2000 + (us < 2000) : 0; /* half of it, as sd_watchdog_enabled(3) advises */
+	fd = resolve_socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK);
+	if (connect(fd, (struct sockaddr *)&to,
+	            (socklen_t)(offsetof(struct sockaddr_un, sun_path) + path.n)) != 0)
+		resolve_close(&fd);
+	if (us > 0) /* half of it, as sd_watchdog_enabled(3) advises */
+		watchdog_ms = us / 2000 + (us < 2000);
 }
 
 int64_t notify_step(enum bridge_phase phase, int64_t now_ms)
@@ -51,7 +49,7 @@ int64_t notify_step(enum bridge_phase phase, int64_t now_ms)
 	static enum bridge_phase last = PHASE_DONE;
 	static int64_t due_ms;
 	static bool ready, stopping;
-	unsigned char mem[128];
+	static unsigned char mem[128];
 	struct buf b = BUF(mem);
 	if (fd < 0)
 		return INT64_MAX;
@@ -64,12 +62,12 @@ int64_t notify_step(enum bridge_phase phase, int64_t now_ms)
 	if (watchdog_ms > 0 && now_ms >= due_ms)
 		buf_put_str(&b, "WATCHDOG=1\n");
 	/* What the manager has no room for now is said in the next turn. */
-	if (b.n == 0 || send(fd, b.p, b.n, MSG_NOSIGNAL) < 0)
-		return watchdog_ms == 0 ? INT64_MAX : now_ms < due_ms ? due_ms : now_ms + watchdog_ms;
-	ready |= phase == PHASE_SERVE;
-	stopping |= phase >= PHASE_DRAIN;
-	last = phase;
-	if (now_ms >= due_ms)
-		due_ms = now_ms + watchdog_ms;
-	return watchdog_ms > 0 ? due_ms : INT64_MAX;
+	if (b.n > 0 && send(fd, b.p, b.n, MSG_NOSIGNAL) >= 0) {
+		ready |= phase == PHASE_SERVE;
+		stopping |= phase >= PHASE_DRAIN;
+		last = phase;
+		if (now_ms >= due_ms)
+			due_ms = now_ms + watchdog_ms;
+	}
+	return watchdog_ms == 0 ? INT64_MAX : now_ms < due_ms ? due_ms : now_ms + watchdog_ms;
 }

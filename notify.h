@@ -6,7 +6,7 @@
 #include "bridge.h"
 
 /* Takes NOTIFY_SOCKET and WATCHDOG_USEC from the environment and opens the socket. Once. */
-void notify_open(void);
+void notify_open(char *const *envp);
 
 /* In each turn of the loop: says READY=1 when the phase is PHASE_SERVE for the first time, STATUS= when it
  * has changed, STOPPING=1 when the service is being stopped, and WATCHDOG=1 as often as is expected. Returns

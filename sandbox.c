@@ -60,9 +60,10 @@ static bool leave_root(const struct config *c, struct buf *said)
 	if (geteuid() == 0)
 		good = syscall(SET_GROUPS, 0, NULL) == 0 && syscall(SET_GID, c->gid, c->gid, c->gid) == 0 &&
 		       syscall(SET_UID, c->uid, c->uid, c->uid) == 0;
-	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); /* another user may have changed it back, see proc(5) */
-	buf_put_str(said, good ? "user " : "this system does not let it become another user; user ");
-	buf_put_u64(said, geteuid());
+	syscall(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0,
+	        0); /* another user may have changed it back, see proc(5) */
+	buf_put_number(said, good ? "user " : "this system does not let it become another user; user ",
+	        geteuid(), "");
 	return good;
 }
 
@@ -84,7 +85,7 @@ static void allow_beside(int rules, char *path, size_t n)
 	while (n > 0 && path[n - 1] != '/')
 		n--;
 	path[n] = 0;
-	int fd = n == 1 ? -1 : open(n == 0 ? "." : path, O_PATH | O_CLOEXEC);
+	int fd = n == 1 ? -1 : openat(AT_FDCWD, n == 0 ? "." : path, O_PATH | O_CLOEXEC);
 	allow_fd(rules, fd, READ_FILE | READ_DIRECTORY);
 	close(fd);
 }
@@ -92,9 +93,11 @@ static void allow_beside(int rules, char *path, size_t n)
 /* Reading a file: under its name and, when that is a link, where it lies. */
 static void allow_file(int rules, const char *name)
 {
-	char path[CONFIG_PATH_BYTES], link[] = "/proc/self/fd/00";
+	static unsigned char mem[40];
+	static char path[CONFIG_PATH_BYTES];
+	struct buf link = BUF(mem);
 	size_t n = strlen(name);
-	int fd = open(name, O_PATH | O_CLOEXEC);
+	int fd = openat(AT_FDCWD, name, O_PATH | O_CLOEXEC);
 	if (n < sizeof path) {
 		memcpy(path, name, n);
 		allow_beside(rules, path, n);
@@ -102,9 +105,8 @@ static void allow_file(int rules, const char *name)
 	if (fd < 0)
 		return;
 	allow_fd(rules, fd, READ_FILE);
-	link[sizeof link - 3] = (char)('0' + fd / 10 % 10);
-	link[sizeof link - 2] = (char)('0' + fd % 10);
-	ssize_t got = fd < 100 ? readlink(link, path, sizeof path - 1) : -1;
+	buf_put_number(&link, "/proc/self/fd/", fd, "");
+	ssize_t got = readlink(buf_cstr(&link), path, sizeof path - 1);
 	if (got > 0)
 		allow_beside(rules, path, (size_t)got);
 	close(fd);
@@ -151,7 +153,7 @@ static volatile bool some_refused;
 /* What the loop calls, and what ends or returns from a signal. Neither mmap nor mprotect: memory stays what
  * it is. */
 static const uint16_t calls[] = {SYS_read, SYS_write, SYS_close, SYS_pselect6, SYS_connect, SYS_sendto,
-        SYS_recvfrom, SYS_getsockopt, SYS_setsockopt, SYS_accept4, SYS_shutdown, SYS_pread64, SYS_getrandom,
+        SYS_recvfrom, SYS_getsockopt, SYS_setsockopt, SYS_accept, SYS_shutdown, SYS_pread64, SYS_getrandom,
         SYS_madvise, SYS_rt_sigreturn, SYS_rt_sigprocmask, SYS_restart_syscall, SYS_exit, SYS_exit_group,
 #ifdef SYS_sigreturn
         SYS_sigreturn,
@@ -173,17 +175,39 @@ struct instruction {
 	uint32_t k;
 };
 
+enum { LOAD = 0x20, EQUAL = 0x15, ANY_OF = 0x45, RETURN = 0x06 };
+enum { NUMBER_AT = 0, ARCH_AT = 4, ARGUMENTS_AT = 16, ARGUMENT_BYTES = 8 };
+
+/* The filter: this, then what allows calls by their numbers, and the rest, behind which stand the names. */
+static const struct instruction head[] = {
+        {LOAD, 0, 0, ARCH_AT},
+        {EQUAL, 1, 0, AUDIT_ARCH},
+        {RETURN, 0, 0, RET_KILL},
+        {LOAD, 0, 0, NUMBER_AT},
+};
+static const struct instruction rest[] = {
+        {EQUAL, 0, 5, SYS_socket},
+        {LOAD, 0, 0, ARGUMENTS_AT},
+        {EQUAL, 1, 0, AF_INET},
+        {EQUAL, 0, 1, AF_INET6},
+        {RETURN, 0, 0, RET_ALLOW},
+        {RETURN, 0, 0, RET_TRAP},
+        {EQUAL, 1, 0, SYS_openat},
+        {RETURN, 0, 0, RET_TRAP},
+        {LOAD, 0, 0, ARGUMENTS_AT + 2 * ARGUMENT_BYTES},
+        {ANY_OF, 0, 1, O_ACCMODE | O_CREAT | O_TRUNC | O_APPEND},
+        {RETURN, 0, 0, RET_TRAP},
+};
+
 struct program {
 	uint16_t n;
 	struct instruction *code;
 };
 
-enum { LOAD = 0x20, EQUAL = 0x15, ANY_OF = 0x45, RETURN = 0x06 };
-enum { NUMBER_AT = 0, ARCH_AT = 4, ARGUMENTS_AT = 16, ARGUMENT_BYTES = 8 };
-
-static void put(struct program *p, uint16_t code, uint8_t yes, uint8_t no, uint32_t k)
+static void put(struct program *p, const struct instruction *code, size_t n)
 {
-	p->code[p->n++] = (struct instruction){code, yes, no, k};
+	memcpy(p->code + p->n, code, n * sizeof *code);
+	p->n = (uint16_t)(p->n + n);
 }
 
 /* Allows openat for this very string: it lies where nobody can write, so that the file can't be another one,
@@ -191,39 +215,29 @@ static void put(struct program *p, uint16_t code, uint8_t yes, uint8_t no, uint3
 static void put_name(struct program *p, const char *name)
 {
 	uint64_t at = (uintptr_t)name;
-	put(p, LOAD, 0, 0, ARGUMENTS_AT + ARGUMENT_BYTES);
-	put(p, EQUAL, 0, 3, (uint32_t)at);
-	put(p, LOAD, 0, 0, ARGUMENTS_AT + ARGUMENT_BYTES + 4);
-	put(p, EQUAL, 0, 1, (uint32_t)(at >> 32));
-	put(p, RETURN, 0, 0, RET_ALLOW);
+	const struct instruction code[] = {
+	        {LOAD, 0, 0, ARGUMENTS_AT + ARGUMENT_BYTES},
+	        {EQUAL, 0, 3, (uint32_t)at},
+	        {LOAD, 0, 0, ARGUMENTS_AT + ARGUMENT_BYTES + 4},
+	        {EQUAL, 0, 1, (uint32_t)(at >> 32)},
+	        {RETURN, 0, 0, RET_ALLOW},
+	};
+	put(p, code, sizeof code / sizeof code[0]);
 }
 
 static void put_program(struct program *p, const struct config *c)
 {
-	put(p, LOAD, 0, 0, ARCH_AT);
-	put(p, EQUAL, 1, 0, AUDIT_ARCH);
-	put(p, RETURN, 0, 0, RET_KILL);
-	put(p, LOAD, 0, 0, NUMBER_AT);
+	put(p, head, sizeof head / sizeof head[0]);
 	for (size_t i = 0; i < sizeof calls / sizeof calls[0]; i++) {
-		put(p, EQUAL, 0, 1, calls[i]);
-		put(p, RETURN, 0, 0, RET_ALLOW);
+		const struct instruction allow[] = {{EQUAL, 0, 1, calls[i]}, {RETURN, 0, 0, RET_ALLOW}};
+		put(p, allow, 2);
 	}
-	put(p, EQUAL, 0, 5, SYS_socket);
-	put(p, LOAD, 0, 0, ARGUMENTS_AT);
-	put(p, EQUAL, 1, 0, AF_INET);
-	put(p, EQUAL, 0, 1, AF_INET6);
-	put(p, RETURN, 0, 0, RET_ALLOW);
-	put(p, RETURN, 0, 0, RET_TRAP);
-	put(p, EQUAL, 1, 0, SYS_openat);
-	put(p, RETURN, 0, 0, RET_TRAP);
-	put(p, LOAD, 0, 0, ARGUMENTS_AT + 2 * ARGUMENT_BYTES);
-	put(p, ANY_OF, 0, 1, O_ACCMODE | O_CREAT | O_TRUNC | O_APPEND);
-	put(p, RETURN, 0, 0, RET_TRAP);
+	put(p, rest, sizeof rest / sizeof rest[0]);
 	put_name(p, resolve_hosts);
 	put_name(p, resolve_conf);
 	if (c->root_ca_path != NULL)
 		put_name(p, c->root_ca_path);
-	put(p, RETURN, 0, 0, RET_TRAP);
+	put(p, &rest[5], 1); /* whatever else there is */
 }
 
 /* A filter that answers with an error tells nobody; one that traps lets us note the call and answer. */
@@ -246,7 +260,7 @@ static bool restrict_calls(const struct config *c, struct buf *said)
 	struct sigaction trap = {.sa_sigaction = on_refused, .sa_flags = SA_SIGINFO};
 	put_program(&p, c);
 	sigaction(SIGSYS, &trap, NULL);
-	bool good = prctl(PR_SET_SECCOMP, SECCOMP_FILTER, &p, 0, 0) == 0;
+	bool good = syscall(SYS_prctl, PR_SET_SECCOMP, SECCOMP_FILTER, &p, 0, 0) == 0;
 	buf_put_str(said, good ? "; system calls" : "; no seccomp on this system");
 	return good;
 }
@@ -288,7 +302,7 @@ bool sandbox_enter(struct config *c, struct buf *said)
 	buf_put_str(said, "sandbox: ");
 	protect_name(c);
 	bool good = leave_root(c, said);
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
+	if (syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1L, 0L, 0L, 0L) != 0)
 		buf_put_str(said, "; new privileges can't be ruled out");
 	good &= restrict_files(c, said);
 #ifdef IAMCAT_TEST_HOOK

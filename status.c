@@ -18,54 +18,33 @@ enum {
 	NAME_BYTES = 48 /* of an abstract name */
 };
 
-static void close_fd(int *fd)
-{
-	if (*fd >= 0)
-		close(*fd);
-	*fd = -1;
-}
+static const char stuck[] = "iamcat does not answer: its loop is stuck, or it was stopped";
 
 /* --- the status socket's name --- */
-
-/* A number in hexadecimal digits. */
-static void put_hex(struct buf *b, uint64_t v)
-{
-	for (int shift = 60; shift >= 0; shift -= 4)
-		buf_put_byte(b, (unsigned char)"0123456789abcdef"[v >> shift & 15]);
-}
-
-/* FNV-1a, of a string with its NUL. */
-static uint64_t hash(uint64_t h, const char *s)
-{
-	do
-		h = (h ^ (unsigned char)*s) * UINT64_C(1099511628211);
-	while (*s++ != 0);
-	return h;
-}
 
 /* "iamcat/<what tells one gateway's configuration from another's>/", behind which stands the user's number.
  * As the name of an abstract socket it begins with a NUL (unix(7)). */
 static void put_name(struct buf *b, const struct bridge_config *c)
 {
-	uint64_t h = UINT64_C(14695981039346656037);
-	h = hash(h, c->broker_host) ^ c->broker_port;
-	h = hash(h, c->api_host) ^ c->api_port;
-	h = hash(h, c->client_id);
-	h = hash(h, c->topic_prefix);
+	const char *const texts[] = {c->broker_host, c->api_host, c->client_id, c->topic_prefix};
+	uint64_t h = SLICE_HASH ^ c->broker_port ^ (uint64_t)c->api_port << 16;
+	for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) /* with their NULs, which part them */
+		h = slice_hash(h, (struct slice){(const unsigned char *)texts[i], strlen(texts[i]) + 1});
 	buf_put_str(b, "iamcat/");
-	put_hex(b, h);
+	buf_put_u64(b, h);
 	buf_put_byte(b, '/');
 }
 
-/* The socket's address: STATUS_SOCKET, or the abstract name of the user. */
-static socklen_t make_address(struct sockaddr_un *a, const struct config *c, uid_t user)
+/* The socket's address: STATUS_SOCKET, or the abstract name of the user. Returns its size. */
+static struct sockaddr_un address;
+static socklen_t make_address(const struct config *c, uid_t user)
 {
-	struct buf b = {(unsigned char *)a->sun_path, sizeof a->sun_path, 0, false};
-	memset(a, 0, sizeof *a);
-	a->sun_family = AF_UNIX;
+	struct buf b = BUF(address.sun_path);
+	memset(&address, 0, sizeof address);
+	address.sun_family = AF_UNIX;
 	if (c->status_socket[0] != 0) {
 		buf_put_str(&b, c->status_socket);
-		return sizeof *a;
+		return sizeof address;
 	}
 	buf_put_byte(&b, 0);
 	put_name(&b, &c->bridge);
@@ -88,43 +67,36 @@ static int64_t user_of(int fd)
 
 /* --- listening --- */
 
-static int local_socket(void)
-{
-	return socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-}
-
 /* Is there a socket's file which nobody listens to, as a program leaves it that was killed? open(2) knows
  * sockets by ENXIO. */
-static bool stale(const struct sockaddr_un *a, socklen_t size)
+static bool stale(socklen_t size)
 {
-	int fd = open(a->sun_path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW), other = local_socket();
-	bool dead = fd < 0 && errno == ENXIO && other >= 0 &&
-	            connect(other, (const struct sockaddr *)a, size) != 0 && errno == ECONNREFUSED;
-	close_fd(&fd);
-	close_fd(&other);
+	int fd = openat(AT_FDCWD, address.sun_path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW);
+	bool is_socket = fd < 0 && errno == ENXIO;
+	int other = resolve_socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK);
+	bool dead =
+	        is_socket && connect(other, (struct sockaddr *)&address, size) != 0 && errno == ECONNREFUSED;
+	resolve_close(&fd);
+	resolve_close(&other);
 	return dead;
 }
 
 /* -1 with errno set. */
 static int open_local(struct status *s)
 {
-	struct sockaddr_un a;
-	socklen_t size = make_address(&a, s->config, geteuid());
-	bool file = a.sun_path[0] != 0;
-	int fd = local_socket(), code = EMFILE;
+	socklen_t size = make_address(s->config, geteuid());
+	int fd = resolve_socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK);
 	if (fd < 0)
 		return fd;
-	if (fd < FD_SETSIZE) {
-		s->bound = bind(fd, (struct sockaddr *)&a, size) == 0;
-		code = errno;
-		if (!s->bound && code == EADDRINUSE && file && stale(&a, size))
-			s->bound = unlink(a.sun_path) == 0 && bind(fd, (struct sockaddr *)&a, size) == 0;
-		if (s->bound && listen(fd, BACKLOG) == 0)
-			return fd;
+	s->bound = bind(fd, (struct sockaddr *)&address, size) == 0;
+	if (!s->bound && errno == EADDRINUSE && address.sun_path[0] != 0) {
+		s->bound = stale(size) && unlink(address.sun_path) == 0 &&
+		           bind(fd, (struct sockaddr *)&address, size) == 0;
+		errno = EADDRINUSE;
 	}
-	close(fd);
-	errno = code;
-	return -1;
+	if (!s->bound || listen(fd, BACKLOG) != 0)
+		resolve_close(&fd);
+	return fd;
 }
 
 /* What can't be had is said once. */
@@ -142,11 +114,8 @@ static bool opened(struct status *s, const char *name, int fd)
 		buf_put_str(&s->said, ": its directory is not there");
 	else if (code == EADDRNOTAVAIL)
 		buf_put_str(&s->said, ": this machine does not have that address");
-	else {
-		buf_put_str(&s->said, ": it can't be listened on (error ");
-		buf_put_i64(&s->said, code);
-		buf_put_byte(&s->said, ')');
-	}
+	else
+		buf_put_number(&s->said, ": it can't be listened on (error ", code, ")");
 	buf_put_str(&s->said, s->config->sandbox == SWITCH_OFF
 	                              ? "; trying again every 10 s\n"
 	                              : "; the sandbox leaves no right to try again: restart iamcat then\n");
@@ -171,13 +140,13 @@ void status_init(struct status *s, const struct config *c, int64_t now_ms)
 {
 	s->config = c;
 	s->local = s->web = -1;
-	s->said = (struct buf)BUF(s->said_mem);
+	s->said = BUF(s->said_mem);
 	for (size_t i = 0; i < STATUS_CLIENTS; i++) {
 		s->client[i].fd = -1;
 		s->client[i].mem = s->client_mem[i];
 	}
 	s->user = geteuid();
-	s->memory = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+	s->memory = openat(AT_FDCWD, "/proc/self/statm", O_RDONLY | O_CLOEXEC);
 	open_all(s, now_ms);
 }
 
@@ -186,27 +155,23 @@ void status_close(struct status *s)
 	/* The sandbox leaves no right to that; the next start replaces it. */
 	if (s->bound && s->config->status_socket[0] != 0 && s->config->sandbox == SWITCH_OFF)
 		unlink(s->config->status_socket);
-	close_fd(&s->local);
-	close_fd(&s->web);
-	close_fd(&s->memory);
+	resolve_close(&s->local);
+	resolve_close(&s->web);
+	resolve_close(&s->memory);
 	for (size_t i = 0; i < STATUS_CLIENTS; i++)
-		close_fd(&s->client[i].fd);
+		resolve_close(&s->client[i].fd);
 }
 
 /* --- answers --- */
 
-/* Resident memory: the second number in statm (proc(5)), in pages. */
-static int64_t memory_bytes(const struct status *s)
+/* Resident memory: the second number in statm (proc(5)), in pages; -1 when it is not known. */
+static int64_t memory_bytes(struct status *s)
 {
-	unsigned char mem[128];
-	ssize_t n = s->memory >= 0 ? pread(s->memory, mem, sizeof mem, 0) : -1;
-	const unsigned char *space = n > 0 ? memchr(mem, ' ', (size_t)n) : NULL;
-	if (space == NULL)
-		return -1;
-	struct slice rest = {space + 1, (size_t)(mem + n - space) - 1};
-	const unsigned char *end = memchr(rest.p, ' ', rest.n);
-	int64_t pages = end != NULL ? slice_u64((struct slice){rest.p, (size_t)(end - rest.p)}, 1 << 30) : -1;
-	return pages >= 0 ? pages * getpagesize() : -1;
+	ssize_t n = pread(s->memory, s->reply, 128, 0);
+	struct slice rest = {s->reply, n > 0 ? (size_t)n : 0};
+	slice_cut(&rest, ' ');
+	int64_t pages = slice_u64(slice_cut(&rest, ' '), 1 << 30);
+	return pages < 0 ? pages : pages * getpagesize();
 }
 
 static void take_figures(struct status *s, const struct bridge *b)
@@ -214,13 +179,12 @@ static void take_figures(struct status *s, const struct bridge *b)
 	figures_take(&s->figures, b, memory_bytes(s), s->config->health_grace_s);
 }
 
-static int accept_one(struct status *s, int listener, int64_t now_ms)
+/* The next one who asks there; -1 when nobody does, or the system has no descriptor left. */
+static int accept_one(struct status *s, int listener, const struct watch *w, int64_t now_ms)
 {
-	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-	if (fd >= FD_SETSIZE) {
-		close_fd(&fd);
-		errno = EMFILE;
-	}
+	if (!resolve_ready(&w->readable, listener))
+		return -1;
+	int fd = resolve_fits(accept(listener, NULL, NULL));
 	if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM))
 		s->quiet_ms = now_ms + QUIET_MS; /* or select would come back with it at once */
 	return fd;
@@ -229,11 +193,8 @@ static int accept_one(struct status *s, int listener, int64_t now_ms)
 /* Everybody who asks on the status socket is answered in one piece: a socket's buffer has room for that, and
  * what it does not take is not waited for. Others than the user who started it and root are not answered: not
  * the sandbox's user either, who is many's, and whom all look like that a user namespace does not know. */
-static void answer_local(struct status *s, const struct bridge *b, int64_t now_ms)
+static void answer_local(struct status *s, const struct bridge *b, int fd)
 {
-	int fd = accept_one(s, s->local, now_ms);
-	if (fd < 0)
-		return;
 	int64_t user = user_of(fd);
 	if (user == 0 || user == s->user) {
 		struct buf reply = BUF(s->reply);
@@ -246,44 +207,15 @@ static void answer_local(struct status *s, const struct bridge *b, int64_t now_m
 
 /* --- METRICS_LISTEN: the least of an HTTP server (RFC 9110, RFC 9112), one request on a connection --- */
 
-static void put_reply(struct status_client *c, const char *status, const char *type, const struct buf *body)
-{
-	struct buf b = {c->mem, STATUS_BYTES, 0, false};
-	buf_put_str(&b, "HTTP/1.1 ");
-	buf_put_str(&b, status);
-	buf_put_str(&b, "\r\nContent-Type: text/plain; ");
-	buf_put_str(&b, type);
-	buf_put_str(&b, "charset=utf-8\r\nConnection: close\r\nContent-Length: ");
-	buf_put_u64(&b, body->n);
-	buf_put_str(&b, "\r\n\r\n");
-	buf_put_slice(&b, buf_slice(body));
-	c->answered = true;
-	c->n = b.n;
-	c->at = 0;
-}
-
-/* The words of the request line, RFC 9112 §3, are taken one by one. */
-static struct slice take_word(struct slice *s)
-{
-	const unsigned char *space = memchr(s->p, ' ', s->n);
-	struct slice word = {s->p, space != NULL ? (size_t)(space - s->p) : s->n};
-	size_t n = word.n + (space != NULL);
-	*s = (struct slice){s->p + n, s->n - n};
-	return word;
-}
-
 static void answer_web(struct status *s, const struct bridge *b, struct status_client *c)
 {
-	struct slice line = {c->mem, c->n};
-	line.n = slice_find(line, "\r\n");
-	struct slice method = take_word(&line), target = take_word(&line);
-	const unsigned char *query = target.n > 0 ? memchr(target.p, '?', target.n) : NULL;
-	if (query != NULL)
-		target.n = (size_t)(query - target.p);
-	struct buf body = BUF(s->reply);
+	struct slice rest = {c->mem, c->n}, line = slice_cut(&rest, '\r'); /* RFC 9112 §3 */
+	struct slice method = slice_cut(&line, ' '), target = slice_cut(&line, ' '),
+	             path = slice_cut(&target, '?');
+	struct buf body = BUF(s->reply), reply = buf_over(c->mem, STATUS_BYTES);
 	const char *status = "200 OK", *type = "";
-	bool metrics = slice_is(target, "/metrics");
-	if (!metrics && !slice_is(target, "/healthz")) {
+	bool metrics = slice_is(path, "/metrics");
+	if (!metrics && !slice_is(path, "/healthz")) {
 		status = "404 Not Found";
 	} else if (!slice_is(method, "GET")) {
 		status = "405 Method Not Allowed\r\nAllow: GET";
@@ -294,133 +226,81 @@ static void answer_web(struct status *s, const struct bridge *b, struct status_c
 			figures_put_metrics(&body, &s->figures);
 		} else {
 			status = s->figures.healthy ? status : "503 Service Unavailable";
-			buf_put_str(&body, s->figures.health);
-			buf_put_byte(&body, '\n');
+			buf_put_strs(&body, s->figures.health, "\n");
 		}
 	}
-	put_reply(c, status, type, &body);
+	buf_put_strs(&reply, "HTTP/1.1 ", status, "\r\nContent-Type: text/plain; ", type);
+	buf_put_number(&reply, "charset=utf-8\r\nConnection: close\r\nContent-Length: ", (int64_t)body.n,
+	        "\r\n\r\n");
+	buf_put_slice(&reply, buf_slice(&body));
+	c->answered = true;
+	c->n = reply.n;
 }
 
-/* The whole request is there, or more than is read of one. */
-static bool is_whole(const struct status_client *c)
+/* Sends what it can of the answer. */
+static void transmit(struct status_client *c)
 {
-	struct slice s = {c->mem, c->n};
-	return c->n == STATUS_HEAD_BYTES || slice_find(s, "\r\n\r\n") < s.n;
+	ssize_t n = send(c->fd, c->mem + c->at, c->n - c->at, MSG_NOSIGNAL | MSG_DONTWAIT);
+	if (n < 0 && errno != EAGAIN && errno != EINTR)
+		resolve_close(&c->fd);
+	c->at += n > 0 ? (size_t)n : 0;
+	if (c->at == c->n)
+		shutdown(c->fd, SHUT_WR);
 }
 
 /* Receives: a request, and after the answer whatever comes, until the client has read it and closes; closing
  * before would reset the connection and take the answer away (RFC 9112 §9.6). */
 static void receive(struct status *s, const struct bridge *b, struct status_client *c)
 {
-	unsigned char waste[512];
-	unsigned char *to = c->answered ? waste : c->mem + c->n;
-	ssize_t n = recv(c->fd, to, c->answered ? sizeof waste : STATUS_HEAD_BYTES - c->n, MSG_DONTWAIT);
-	c->readable = false;
-	if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
-		close_fd(&c->fd);
-	if (n == sizeof waste && c->answered) /* it will not read what it was told */
-		close_fd(&c->fd);
+	size_t room = c->answered ? sizeof s->reply : STATUS_HEAD_BYTES - c->n;
+	ssize_t n = recv(c->fd, c->answered ? s->reply : c->mem + c->n, room, MSG_DONTWAIT);
+	if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR) || (c->answered && (size_t)n == room))
+		resolve_close(&c->fd); /* that much: it will not read what it was told */
 	if (n <= 0 || c->answered)
 		return;
 	c->n += (size_t)n;
-	if (is_whole(c)) {
-		answer_web(s, b, c);
-		c->writable = true;
+	struct slice head = {c->mem, c->n};
+	if (c->n == STATUS_HEAD_BYTES || slice_find(head, "\r\n\r\n") < c->n) {
+		answer_web(s, b, c); /* it is whole, or more than is read of one */
+		transmit(c);
 	}
-}
-
-static void transmit(struct status_client *c)
-{
-	ssize_t n = send(c->fd, c->mem + c->at, c->n - c->at, MSG_NOSIGNAL | MSG_DONTWAIT);
-	c->writable = false;
-	if (n < 0 && errno != EAGAIN && errno != EINTR)
-		close_fd(&c->fd);
-	if (n < 0)
-		return;
-	c->at += (size_t)n;
-	if (c->at == c->n)
-		shutdown(c->fd, SHUT_WR);
-}
-
-static struct status_client *free_client(struct status *s)
-{
-	for (size_t i = 0; i < STATUS_CLIENTS; i++)
-		if (s->client[i].fd < 0)
-			return &s->client[i];
-	return NULL;
-}
-
-static void take_client(struct status *s, int64_t now_ms)
-{
-	struct status_client *c = free_client(s);
-	int fd = c != NULL ? accept_one(s, s->web, now_ms) : -1;
-	if (fd < 0)
-		return;
-	c->fd = fd;
-	c->n = c->at = 0;
-	c->answered = c->writable = false;
-	c->readable = true;
-	c->deadline_ms = now_ms + STATUS_MS;
 }
 
 /* --- the loop --- */
 
-static void want(int fd, fd_set *set, int *top)
+int64_t status_step(struct status *s, const struct bridge *b, int64_t now_ms, struct watch *w)
 {
-	if (fd < 0)
-		return;
-	FD_SET(fd, set);
-	if (fd > *top)
-		*top = fd;
-}
-
-void status_want(const struct status *s, int64_t now_ms, fd_set *readable, fd_set *writable, int *top)
-{
+	const struct watch found = *w;
 	bool room = false;
-	for (size_t i = 0; i < STATUS_CLIENTS; i++) {
-		const struct status_client *c = &s->client[i];
-		room = room || c->fd < 0;
-		want(c->fd, c->answered && c->at < c->n ? writable : readable, top);
-	}
-	if (now_ms < s->quiet_ms)
-		return;
-	want(s->local, readable, top);
-	want(room ? s->web : -1, readable, top);
-}
-
-void status_ready(struct status *s, const fd_set *readable, const fd_set *writable)
-{
-	s->local_ready = s->local >= 0 && FD_ISSET(s->local, readable);
-	s->web_ready = s->web >= 0 && FD_ISSET(s->web, readable);
-	for (size_t i = 0; i < STATUS_CLIENTS; i++) {
-		struct status_client *c = &s->client[i];
-		c->readable = c->fd >= 0 && FD_ISSET(c->fd, readable);
-		c->writable = c->fd >= 0 && FD_ISSET(c->fd, writable);
-	}
-}
-
-int64_t status_step(struct status *s, const struct bridge *b, int64_t now_ms)
-{
+	*w = (struct watch){.top = -1};
 	if (now_ms >= s->again_ms)
 		open_all(s, now_ms);
-	if (s->local_ready)
-		answer_local(s, b, now_ms);
-	if (s->web_ready)
-		take_client(s, now_ms);
-	s->local_ready = s->web_ready = false;
 	int64_t wake = s->again_ms;
-	if (now_ms < s->quiet_ms && s->quiet_ms < wake)
-		wake = s->quiet_ms;
-	for (size_t i = 0; i < STATUS_CLIENTS; i++) {
-		struct status_client *c = &s->client[i];
-		if (c->fd >= 0 && c->readable)
+	int fd = accept_one(s, s->local, &found, now_ms);
+	if (fd >= 0)
+		answer_local(s, b, fd);
+	for (struct status_client *c = s->client; c < s->client + STATUS_CLIENTS; c++) {
+		if (c->fd < 0 && (c->fd = accept_one(s, s->web, &found, now_ms)) >= 0) {
+			c->deadline_ms = now_ms + STATUS_MS;
+			c->n = c->at = 0;
+			c->answered = false;
+		} else if (resolve_ready(&found.readable, c->fd)) {
 			receive(s, b, c);
-		if (c->fd >= 0 && c->writable)
+		} else if (resolve_ready(&found.writable, c->fd)) {
 			transmit(c);
+		}
 		if (c->fd >= 0 && now_ms >= c->deadline_ms)
-			close_fd(&c->fd);
+			resolve_close(&c->fd);
+		room = room || c->fd < 0;
 		if (c->fd >= 0 && c->deadline_ms < wake)
 			wake = c->deadline_ms;
+		resolve_watch(w, c->answered && c->at < c->n ? &w->writable : &w->readable, c->fd);
+	}
+	if (now_ms >= s->quiet_ms) {
+		resolve_watch(w, &w->readable, s->local);
+		resolve_watch(w, &w->readable, room ? s->web : -1);
+	} else if (s->quiet_ms < wake) {
+		wake = s->quiet_ms;
 	}
 	return wake;
 }
@@ -431,68 +311,45 @@ int64_t status_step(struct status *s, const struct bridge *b, int64_t now_ms)
  * (proc(5)); -1 when there is none. */
 static int64_t find_user(const struct config *c)
 {
-	unsigned char mem[4096], name_mem[NAME_BYTES];
+	static struct lines lines;
+	static unsigned char name_mem[NAME_BYTES];
 	struct buf name = BUF(name_mem);
-	size_t n = 0;
-	ssize_t got;
 	int64_t user = -1;
-	int fd = open("/proc/net/unix", O_RDONLY | O_CLOEXEC);
 	buf_put_byte(&name, '@');
 	put_name(&name, &c->bridge);
 	const char *wanted = buf_cstr(&name);
-	while (fd >= 0 && user < 0 && (got = read(fd, mem + n, sizeof mem - n)) > 0) {
-		n += (size_t)got;
-		struct slice s = {mem, n}; /* whole lines */
-		while (s.n > 0 && s.p[s.n - 1] != '\n')
-			s.n--;
-		size_t at = slice_find(s, wanted), end = at + name.n;
-		if (at < s.n) {
-			struct slice digits = {s.p + end, s.n - end};
-			digits.n = slice_find(digits, "\n");
-			user = slice_u64(digits, UINT32_MAX);
-		}
-		n -= s.n;
-		memmove(mem, mem + s.n, n);
+	resolve_open(&lines, "/proc/net/unix");
+	for (struct slice s; user < 0 && (s = resolve_lines(&lines)).n > 0;) {
+		size_t at = slice_find(s, wanted);
+		s = slice_from(s, at < s.n ? at + name.n : s.n);
+		user = slice_u64(slice_cut(&s, '\n'), UINT32_MAX);
 	}
-	close_fd(&fd);
+	resolve_close(&lines.fd);
 	return user;
 }
-
-/* A socket on which nothing is waited for longer than STATUS_MS. */
-static int ask_socket(void)
-{
-	struct timeval limit = {.tv_sec = STATUS_MS / 1000};
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd >= 0) /* unix(7): connect waits for a place in the backlog */
-		setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
-	return fd;
-}
-
-static const char stuck[] = "iamcat does not answer: its loop is stuck, or it was stopped";
 
 /* Connects to the user's iamcat; -1 with a sentence in why. */
 static int ask_user(const struct config *c, uid_t user, struct buf *why)
 {
-	struct sockaddr_un a;
-	socklen_t size = make_address(&a, c, user);
-	int fd = ask_socket();
-	if (fd >= 0 && connect(fd, (struct sockaddr *)&a, size) == 0) {
+	/* unix(7): connect waits so long for a place in the backlog */
+	static const struct timeval limit = {.tv_sec = STATUS_MS / 1000};
+	socklen_t size = make_address(c, user);
+	int fd = resolve_socket(AF_UNIX, SOCK_STREAM);
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+	if (connect(fd, (struct sockaddr *)&address, size) == 0) {
 		int64_t other = user_of(fd);
 		/* Anybody can take an abstract name. */
-		bool any = c->status_socket[0] != 0 && geteuid() == 0;
-		if (any || other == (int64_t)user)
+		if (other == (int64_t)user || (c->status_socket[0] != 0 && geteuid() == 0))
 			return fd;
-		buf_put_str(why, "what answers there belongs to user ");
-		buf_put_i64(why, other);
-	} else if (errno == EAGAIN) {
-		buf_put_str(why, stuck);
-	} else if (errno == EACCES || errno == EPERM) {
-		buf_put_str(
-		        why, "STATUS_SOCKET is not open to this user: ask as the user of iamcat, or as root");
+		buf_put_number(why, "what answers there belongs to user ", other, "");
 	} else {
-		buf_put_str(why, "no iamcat runs with this configuration");
+		buf_put_str(why, errno == EAGAIN ? stuck
+		                 : errno == EACCES || errno == EPERM
+		                         ? "STATUS_SOCKET is not open to this user: ask as the "
+		                           "user of iamcat, or as root"
+		                         : "no iamcat runs with this configuration");
 	}
-	close_fd(&fd);
+	resolve_close(&fd);
 	return -1;
 }
 
@@ -511,9 +368,7 @@ static int ask_anybody(const struct config *c, struct buf *why)
 	why->n = before;
 	if (user == 0)
 		return ask_user(c, (uid_t)other, why);
-	buf_put_str(why, "iamcat runs as user ");
-	buf_put_i64(why, other);
-	buf_put_str(why, ": ask as that user, or as root");
+	buf_put_number(why, "iamcat runs as user ", other, ": ask as that user, or as root");
 	return -1;
 }
 
@@ -532,7 +387,7 @@ bool status_ask(const struct config *c, struct buf *json, struct buf *why)
 		}
 		left_ms = end_ms - net_now_ms();
 	}
-	close_fd(&fd);
+	resolve_close(&fd);
 	if (n <= 0 && json->n > 0)
 		return true;
 	buf_put_str(why, n <= 0                ? "what answers there says nothing"

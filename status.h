@@ -3,11 +3,10 @@
 #ifndef STATUS_H
 #define STATUS_H
 
-#include <sys/select.h>
-
 #include "bridge.h"
 #include "config.h"
 #include "figures.h"
+#include "resolve.h"
 
 enum {
 	STATUS_CLIENTS = 4,       /* of METRICS_LISTEN, at a time; more wait in the kernel */
@@ -30,12 +29,10 @@ struct status {
 	struct status_client {
 		int fd; /* -1: free */
 		int64_t deadline_ms;
-		bool readable, writable; /* select said so */
-		bool answered;           /* mem holds the reply, not the request */
-		size_t n, at;            /* bytes in mem, and how many of them were sent */
-		unsigned char *mem;      /* STATUS_BYTES */
+		bool answered;      /* mem holds the reply, not the request */
+		size_t n, at;       /* bytes in mem, and how many of them were sent */
+		unsigned char *mem; /* STATUS_BYTES */
 	} client[STATUS_CLIENTS];
-	bool local_ready, web_ready;
 	struct figures figures;
 	unsigned char reply[FIGURES_BYTES];
 	unsigned char client_mem[STATUS_CLIENTS][STATUS_BYTES]; /* last, since mostly it is never touched */
@@ -44,13 +41,10 @@ struct status {
 /* Opens what the configuration names; what can't be had is said in a line, and tried again by status_step. */
 void status_init(struct status *s, const struct config *c, int64_t now_ms);
 
-/* Adds what it waits for to select's sets, and raises *top; takes what select found in them. */
-void status_want(const struct status *s, int64_t now_ms, fd_set *readable, fd_set *writable, int *top);
-void status_ready(struct status *s, const fd_set *readable, const fd_set *writable);
-
-/* Answers whoever asks, without waiting for anybody. Returns when it wants to be called again at the latest
- * (monotonic ms). To be called between two steps of the bridge, of whose last step it tells. */
-int64_t status_step(struct status *s, const struct bridge *b, int64_t now_ms);
+/* Answers whoever asks, as w says that select has found them, without waiting for anybody; w then holds what
+ * it waits for, and nothing else. Returns when it wants to be called again at the latest (monotonic ms). To
+ * be called between two steps of the bridge, of whose last step it tells. */
+int64_t status_step(struct status *s, const struct bridge *b, int64_t now_ms, struct watch *w);
 
 /* Closes everything, and removes the socket's file. */
 void status_close(struct status *s);

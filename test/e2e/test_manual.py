@@ -118,7 +118,8 @@ def section(path: pathlib.Path, name: str) -> str:
 
 
 def test_every_signal_is_explained():
-    handled = set(re.findall(r"sigaction\((SIG[A-Z0-9]+)", (ROOT / "iamcat.c").read_text()))
+    code = (ROOT / "iamcat.c").read_text().split("static void set_up_signals(void)")[1].split("\n}")[0]
+    handled = set(re.findall(r"SIG[A-Z0-9]+", code))
     assert len(handled) > 4 and set(re.findall(r"SIG[A-Z0-9]+", section(MANUAL, "SIGNALS"))) == handled
 
 

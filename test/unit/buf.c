@@ -47,7 +47,22 @@ static void numbers_to_text(void **state)
 		snprintf(text, sizeof text, "%llu", (unsigned long long)values[i]);
 		buf_put_u64(&b, (uint64_t)values[i]);
 		assert_slice(buf_slice(&b), text);
+		b = buf_over(mem + 1, sizeof mem - 1);
+		buf_put_number(&b, "<", values[i], " >");
+		snprintf(text, sizeof text, "<%lld >", (long long)values[i]);
+		assert_slice(buf_slice(&b), text);
 	}
+}
+
+/* Those that the authors of FNV give; and the hash of two pieces is that of the whole. */
+static void hashes(void **state)
+{
+	(void)state;
+	assert_true(slice_hash(SLICE_HASH, slice_str("")) == UINT64_C(0xcbf29ce484222325));
+	assert_true(slice_hash(SLICE_HASH, slice_str("a")) == UINT64_C(0xaf63dc4c8601ec8c));
+	assert_true(slice_hash(SLICE_HASH, slice_str("foobar")) == UINT64_C(0x85944171f73967e8));
+	assert_true(slice_hash(slice_hash(SLICE_HASH, slice_str("foo")), slice_str("bar")) ==
+	            UINT64_C(0x85944171f73967e8));
 }
 
 /* Against the C library's calendar: each day of 600 years, and odd moments. */
@@ -160,6 +175,7 @@ int main(void)
 	        cmocka_unit_test(slices),
 	        cmocka_unit_test(numbers_from_text),
 	        cmocka_unit_test(numbers_to_text),
+	        cmocka_unit_test(hashes),
 	        cmocka_unit_test(times),
 	        cmocka_unit_test(times_out_of_range),
 	        cmocka_unit_test(escapes),
