@@ -23,67 +23,63 @@ struct variable {
 /* The places of those rows that the code names. */
 enum { BROKER_HOST, ROOT_CA = 4, ROOT_CA_FILE, TLS_NAME, USERNAME, PASSWORD, PASSWORD_FILE, VARIABLES = 28 };
 
-#define AT(f)                       offsetof(struct config, f)
-#define NAMED(name, help, fallback) name "\0" help "\0" fallback
+#define ROW(name, help, fallback, field, ...)                                                                \
+	{                                                                                                    \
+		name "\0" help "\0" fallback, offsetof(struct config, field), __VA_ARGS__                    \
+	}
 
 /* Behind a host stands its port where it has one, see take_host. */
 static const struct variable variables[VARIABLES] = {
-        [BROKER_HOST] = {NAMED("MQTT_BROKER_HOST", "the broker's name or IP address (required)", ""),
-                AT(bridge.broker_host), HOST, 1, 253},
-        {NAMED("MQTT_BROKER_PORT", "its port for TLS", "8883"), AT(bridge.broker_port), NUMBER16, 1, 65535},
-        {NAMED("WEB_CONTAINER_HOST", "the gateway's API: name or address", "localhost"), AT(bridge.api_host),
-                HOST, 1, 253},
-        {NAMED("WEB_CONTAINER_PORT", "its port", "5000"), AT(bridge.api_port), NUMBER16, 1, 65535},
-        [ROOT_CA] = {NAMED("MQTT_ROOT_CA", "trusted roots as PEM (default: embedded DigiCert ones)", ""), 0,
-                PEM, 0, 0},
-        [ROOT_CA_FILE] = {NAMED("MQTT_ROOT_CA_FILE", "the same from a file", ""), AT(root_ca_file), TEXT, 1,
-                CONFIG_PATH_BYTES - 1},
-        [TLS_NAME] = {NAMED("MQTT_TLS_SERVER_NAME", "in its certificate (default: MQTT_BROKER_HOST)", ""),
-                AT(bridge.tls_server_name), HOST, 1, 253},
-        [USERNAME] = {NAMED("MQTT_USERNAME", "for the broker, instead of serial number and JWT", ""),
-                AT(bridge.user_name), TEXT, 1, BRIDGE_TEXT_BYTES - 1},
-        [PASSWORD] = {NAMED("MQTT_PASSWORD", "its password", ""), AT(bridge.password), SECRET, 1,
-                BRIDGE_SECRET_BYTES - 1},
-        [PASSWORD_FILE] = {NAMED("MQTT_PASSWORD_FILE", "the same from a file", ""), AT(password_file), TEXT,
-                1, CONFIG_PATH_BYTES - 1},
-        {NAMED("MQTT_CLIENT_ID", "MQTT client id (default: the serial number)", ""), AT(bridge.client_id),
-                TEXT, 1, CONFIG_PREFIX_BYTES},
-        {NAMED("MQTT_TOPIC_PREFIX", "of all topics; {serial} is replaced", "iamcat"), AT(bridge.topic_prefix),
-                PREFIX, 1, CONFIG_PREFIX_BYTES},
-        {NAMED("MQTT_KEEPALIVE", "MQTT keep-alive in seconds", "60"), AT(bridge.keep_alive_s), NUMBER16, 5,
-                65535},
-        {NAMED("MQTT_SESSION_WINDOW", "seconds a gap may last", "60"), AT(bridge.session_window_s), NUMBER, 0,
-                86400},
-        {NAMED("MQTT_WILL", "publish an offline state: off or on", "on"), AT(bridge.will), ENUM, 0, 0},
-        {NAMED("MQTT_JWT_LIFETIME", "seconds a JWT is valid", "300"), AT(bridge.token_lifetime_s), NUMBER, 20,
-                86400},
-        {NAMED("MQTT_JWT_DATES", "JWT dates: auto, numeric or iso8601", "auto"), AT(bridge.dates), ENUM, 0,
-                0},
-        {NAMED("STATE_INTERVAL", "seconds between states", "5"), AT(bridge.state_interval_s), NUMBER, 1,
-                3600},
-        {NAMED("WEB_CONTAINER_TIMEOUT", "seconds for one API call", "10"), AT(bridge.api_timeout_s), NUMBER,
-                1, 300},
-        {NAMED("WEB_CONTAINER_SPARES", "API connections opened ahead", "2"), AT(bridge.api_spares), NUMBER, 0,
-                BRIDGE_API_LINKS},
-        {NAMED("MODBUS_WRITE_ALLOW", "all, none, or registers: 100,200-299", "all"), 0, RANGES, 0, 0},
-        {NAMED("LOG_LEVEL", "what to log: error, warn, info or debug", "info"), AT(log_level), ENUM, 0, 0},
-        {NAMED("LOG_FORMAT", "log lines: auto, text, json or journal", "auto"), AT(log_format), ENUM, 0, 0},
-        {NAMED("SANDBOX", "give up what is not needed: off or on", "on"), AT(sandbox), ENUM, 0, 0},
-        {NAMED("IAMCAT_USER", "who to become when started as root", "65534"), 0, USER, 0, 0},
-        {NAMED("STATUS_SOCKET", "its path, or off (default: an abstract one)", ""), AT(status_socket), TEXT,
-                1, CONFIG_SOCKET_BYTES - 1},
-        {NAMED("METRICS_LISTEN", "for Prometheus, as in 127.0.0.1:9464", ""), 0, LISTEN, 0, 0},
-        {NAMED("HEALTH_GRACE", "health: seconds offline", "120"), AT(health_grace_s), NUMBER, 0, 86400},
+        [BROKER_HOST] = ROW("MQTT_BROKER_HOST", "the broker's name or IP address (required)", "",
+                bridge.broker_host, HOST, 1, 253),
+        ROW("MQTT_BROKER_PORT", "its port for TLS", "8883", bridge.broker_port, NUMBER16, 1, 65535),
+        ROW("WEB_CONTAINER_HOST", "the gateway's API: name or address", "localhost", bridge.api_host, HOST, 1,
+                253),
+        ROW("WEB_CONTAINER_PORT", "its port", "5000", bridge.api_port, NUMBER16, 1, 65535),
+        [ROOT_CA] = ROW("MQTT_ROOT_CA", "trusted roots as PEM (default: embedded DigiCert ones)", "", bridge,
+                PEM, 0, 0),
+        [ROOT_CA_FILE] = ROW("MQTT_ROOT_CA_FILE", "the same from a file", "", root_ca_file, TEXT, 1,
+                CONFIG_PATH_BYTES - 1),
+        [TLS_NAME] = ROW("MQTT_TLS_SERVER_NAME", "in its certificate (default: MQTT_BROKER_HOST)", "",
+                bridge.tls_server_name, HOST, 1, 253),
+        [USERNAME] = ROW("MQTT_USERNAME", "for the broker, instead of serial number and JWT", "",
+                bridge.user_name, TEXT, 1, BRIDGE_TEXT_BYTES - 1),
+        [PASSWORD] =
+                ROW("MQTT_PASSWORD", "its password", "", bridge.password, SECRET, 1, BRIDGE_SECRET_BYTES - 1),
+        [PASSWORD_FILE] = ROW("MQTT_PASSWORD_FILE", "the same from a file", "", password_file, TEXT, 1,
+                CONFIG_PATH_BYTES - 1),
+        ROW("MQTT_CLIENT_ID", "MQTT client id (default: the serial number)", "", bridge.client_id, TEXT, 1,
+                CONFIG_PREFIX_BYTES),
+        ROW("MQTT_TOPIC_PREFIX", "of all topics; {serial} is replaced", "iamcat", bridge.topic_prefix, PREFIX,
+                1, CONFIG_PREFIX_BYTES),
+        ROW("MQTT_KEEPALIVE", "MQTT keep-alive in seconds", "60", bridge.keep_alive_s, NUMBER16, 5, 65535),
+        ROW("MQTT_SESSION_WINDOW", "seconds a gap may last", "60", bridge.session_window_s, NUMBER, 0, 86400),
+        ROW("MQTT_WILL", "publish an offline state: off or on", "on", bridge.will, ENUM, 0, 0),
+        ROW("MQTT_JWT_LIFETIME", "seconds a JWT is valid", "300", bridge.token_lifetime_s, NUMBER, 20, 86400),
+        ROW("MQTT_JWT_DATES", "JWT dates: auto, numeric or iso8601", "auto", bridge.dates, ENUM, 0, 0),
+        ROW("STATE_INTERVAL", "seconds between states", "5", bridge.state_interval_s, NUMBER, 1, 3600),
+        ROW("WEB_CONTAINER_TIMEOUT", "seconds for one API call", "10", bridge.api_timeout_s, NUMBER, 1, 300),
+        ROW("WEB_CONTAINER_SPARES", "API connections opened ahead", "2", bridge.api_spares, NUMBER, 0,
+                BRIDGE_API_LINKS),
+        ROW("MODBUS_WRITE_ALLOW", "all, none, or registers: 100,200-299", "all", bridge, RANGES, 0, 0),
+        ROW("LOG_LEVEL", "what to log: error, warn, info or debug", "info", log_level, ENUM, 0, 0),
+        ROW("LOG_FORMAT", "log lines: auto, text, json or journal", "auto", log_format, ENUM, 0, 0),
+        ROW("SANDBOX", "give up what is not needed: off or on", "on", sandbox, ENUM, 0, 0),
+        ROW("IAMCAT_USER", "who to become when started as root", "65534", bridge, USER, 0, 0),
+        ROW("STATUS_SOCKET", "its path, or off (default: an abstract one)", "", status_socket, TEXT, 1,
+                CONFIG_SOCKET_BYTES - 1),
+        ROW("METRICS_LISTEN", "for Prometheus, as in 127.0.0.1:9464", "", bridge, LISTEN, 0, 0),
+        ROW("HEALTH_GRACE", "health: seconds offline", "120", health_grace_s, NUMBER, 0, 86400),
 };
 
 _Static_assert(sizeof(enum bridge_dates) == sizeof(unsigned) && sizeof(enum bridge_level) == sizeof(unsigned),
         "take_number writes an enum as an unsigned");
 
-/* What was found of one variable. */
+/* What was found of one variable. Nothing when value.n is 0; then, if p is NULL though it has a line, that
+ * line was a mistake, which has been reported. */
 struct found {
-	struct slice
-	        value; /* n is 0: not set; p is NULL: or in a line that was a mistake, which was reported */
-	size_t line;   /* in the file; 0: the environment, or nowhere */
+	struct slice value;
+	size_t line; /* in the file; 0: the environment, or nowhere */
 };
 
 struct reader {
