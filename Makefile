@@ -38,6 +38,7 @@ STATIC_PACKAGES = gcc$(if $(filter-out $(THIS_ARCH),$(ARCH)),-$(subst _,-,$(GNU)
 # Small before fast (-Oz still has some steps that make code longer), all files as one. No unwind tables, which nobody reads, and no RELRO, which musl does not act on in a static file.
 # The segments lie behind each other in the file. musl's FD_SET mixes signs.
 STATIC_OPT := -Oz -fno-tree-switch-conversion -fno-caller-saves -fno-thread-jumps -fno-tree-dominator-opts -fno-jump-tables \
+	-fno-move-loop-invariants -fno-tree-loop-im -fno-if-conversion -fno-tree-tail-merge -fno-forward-propagate \
 	-flto -flto-partition=one
 STATIC_CFLAGS = $(BASE) -ffunction-sections -fdata-sections -fstack-protector $(VERSION_FLAGS) -isystem $(STATIC)/include \
 	$(STATIC_OPT) -fno-asynchronous-unwind-tables -fno-unwind-tables -fno-ident -fno-pie -Wno-sign-conversion \

@@ -151,7 +151,7 @@ static volatile bool some_refused;
 #ifdef AUDIT_ARCH
 
 /* What the loop calls, and what ends or returns from a signal. Neither mmap nor mprotect: memory stays what
- * it is. */
+ * it is (madvise can but empty it). */
 static const uint16_t calls[] = {SYS_read, SYS_write, SYS_close, SYS_pselect6, SYS_connect, SYS_sendto,
         SYS_recvfrom, SYS_getsockopt, SYS_setsockopt, SYS_accept, SYS_shutdown, SYS_pread64, SYS_getrandom,
         SYS_madvise, SYS_rt_sigreturn, SYS_rt_sigprocmask, SYS_restart_syscall, SYS_exit, SYS_exit_group,
