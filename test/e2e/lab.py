@@ -222,6 +222,7 @@ class Process:
                  stdin: int = subprocess.DEVNULL) -> None:
         """Started; within is a command line prefix that ends by executing the rest."""
         self.name, self.expected = name, False
+        self.intruder = False  # does what the sandbox refuses
         self.log, self.out = Log(name), Log(f"{name}'s stdout")
         # A process group of its own: Ctrl-C reaches us alone, and we stop all others in order.
         self.popen = subprocess.Popen(
@@ -284,7 +285,8 @@ class Process:
         return int(re.search(r"VmRSS:\s+(\d+)", status)[1])
 
     def close(self) -> None:
-        """Ends it in any case; an end that no test asked for, or a sanitizer's report, is an error."""
+        """Ends it in any case; an end that no test asked for, a sanitizer's report, or one of the sandbox, is an
+        error."""
         ended = None if self.expected else self.popen.poll()
         if self.running:
             self.send_signal(signal.SIGCONT)  # a stopped process ends only by SIGKILL
@@ -298,6 +300,8 @@ class Process:
             raise LabError(f"{self.name} ended by itself, status {ended}; its log:\n{self.log.tail()}")
         if self.log.find(SANITIZER):
             raise LabError(f"{self.name}: a sanitizer or an assertion spoke:\n{self.log.tail(200)}")
+        if self.log.find("sandbox: a system call was refused") and not self.intruder:
+            raise LabError(f"{self.name}: the sandbox has refused what it needs:\n{self.log.tail(200)}")
 
 
 class Broker(Process):

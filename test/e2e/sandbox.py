@@ -35,6 +35,7 @@ def serve(lab: Lab, **env: str) -> Process:
     cat = lab.iamcat({**lab.env(broker, gateway), "HOOK_FILE": str(target), "HOOK_PID": str(os.getpid()),
                       "HOOK_PORT": str(listener.getsockname()[1]), "HOOK_FREE_PORT": str(free_port()), **env},
                      binary=HOOK)
+    cat.intruder = True
     cat.wait_log("^hook end: done")
     broker.wait_subscribed(cat, since=mark)
     assert operator.request(READ)["response"]["value"] == 42
