@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { RECORD_HEAD_BYTES = 5 /* RFC 5246 §6.2.1 */, HOUR_MS = 3600 * 1000 };
+enum { HOUR_MS = 3600 * 1000 };
 
 static int64_t clock_us(clockid_t id)
 {
@@ -117,7 +117,7 @@ static bool step_lookup(struct net_peer *p, int64_t now_ms)
 }
 
 /* TCP is there, or the next address is tried. True when something happened. */
-static bool step_connect(struct net_peer *p, int64_t now_ms)
+static bool step_connect(struct net *net, struct net_peer *p, int64_t now_ms)
 {
 	if (!p->writable && now_ms < p->deadline_ms)
 		return false;
@@ -129,6 +129,8 @@ static bool step_connect(struct net_peer *p, int64_t now_ms)
 		connect_next(p, now_ms, code);
 		return true;
 	}
+	if (p->link->tls != NULL)
+		net->ahead_n = 0; /* it was the last connection's */
 	unsigned char entropy[TLS_ENTROPY_BYTES], text[64];
 	struct buf peer = BUF(text);
 	dns_put_address(&peer, &p->address);
@@ -170,19 +172,42 @@ static bool send_bytes(struct net_peer *p)
 	return moved;
 }
 
-static bool receive_bytes(struct net_peer *p)
+static bool has_ahead(const struct net *net, const struct net_peer *p)
+{
+	return p->link->tls != NULL && net->ahead_n > 0;
+}
+
+/* As recv, by way of what was read ahead. */
+static ssize_t receive(struct net *net, struct net_peer *p, unsigned char *to, size_t n)
+{
+	if (!has_ahead(net, p)) {
+		p->readable = p->broken; /* then to its end */
+		if (p->link->tls == NULL || n >= sizeof net->ahead)
+			return recv(p->fd, to, n, 0);
+		ssize_t got = recv(p->fd, net->ahead, sizeof net->ahead, 0);
+		if (got <= 0)
+			return got;
+		net->ahead_at = 0;
+		net->ahead_n = (size_t)got;
+	}
+	n = n < net->ahead_n ? n : net->ahead_n;
+	memcpy(to, net->ahead + net->ahead_at, n);
+	net->ahead_at += n;
+	net->ahead_n -= n;
+	return (ssize_t)n;
+}
+
+static bool receive_bytes(struct net *net, struct net_peer *p)
 {
 	size_t n;
-	unsigned char *to = p->readable ? link_recv_buf(p->link, &n) : NULL;
+	unsigned char *to = p->readable || has_ahead(net, p) ? link_recv_buf(p->link, &n) : NULL;
 	if (to == NULL && p->broken && link_read(p->link).n == 0) {
 		ended(p, LINK_LOST, EPIPE, NULL);
 		return true;
 	}
 	if (to == NULL)
 		return false;
-	ssize_t got = recv(p->fd, to, n, 0);
-	/* To its end; and behind the header of a TLS record lies the rest of it. */
-	p->readable = p->broken || (got == RECORD_HEAD_BYTES && p->link->tls != NULL);
+	ssize_t got = receive(net, p, to, n);
 	if (got > 0)
 		link_recv_ack(p->link, (size_t)got);
 	else if (got == 0)
@@ -209,9 +234,10 @@ static void close_link(struct net_peer *p)
 	link_closed(p->link);
 }
 
-static bool move_peer(struct net_peer *p, int64_t now_ms)
+static bool move_peer(struct net *net, struct net_peer *p, int64_t now_ms)
 {
 	struct link *l = p->link;
+	size_t n;
 	if (!l->open) {
 		if (l->state == LINK_DOWN)
 			return false;
@@ -229,13 +255,15 @@ static bool move_peer(struct net_peer *p, int64_t now_ms)
 	switch (p->step) {
 	case PEER_IDLE: return false;
 	case PEER_LOOKUP: return step_lookup(p, now_ms);
-	case PEER_CONNECT: return step_connect(p, now_ms);
+	case PEER_CONNECT: return step_connect(net, p, now_ms);
 	case PEER_OPEN: break;
 	}
-	bool moved = send_bytes(p), more = p->step == PEER_OPEN;
-	while (more && receive_bytes(p)) {
+	/* What comes next may add to what is to be sent: then it is one record. */
+	bool moved = (!has_ahead(net, p) || link_recv_buf(l, &n) == NULL) && send_bytes(p),
+	     more = p->step == PEER_OPEN;
+	while (more && receive_bytes(net, p)) {
 		moved = true;
-		more = p->readable && !p->broken && p->step == PEER_OPEN;
+		more = !p->broken && p->step == PEER_OPEN;
 	}
 	if (l->state == LINK_ENDED && p->step == PEER_OPEN) { /* TLS has failed, or the peer said goodbye */
 		ended(p, l->end, l->code, l->why);
@@ -276,7 +304,7 @@ bool net_move(struct net *net)
 	 */
 	for (size_t i = net->peers; i-- > 0;) {
 		struct net_peer *p = &net->peer[i];
-		moved |= move_peer(p, now_ms);
+		moved |= move_peer(net, p, now_ms);
 		if (p->step == PEER_CONNECT && p->deadline_ms < net->wake_ms)
 			net->wake_ms = p->deadline_ms;
 	}

@@ -6,7 +6,7 @@
 #include "link.h"
 #include "resolve.h"
 
-enum { NET_PEERS = 8, NET_HOSTS = 2, NET_CONNECT_MS = 5000 /* for one address */ };
+enum { NET_PEERS = 8, NET_HOSTS = 2, NET_CONNECT_MS = 5000 /* for one address */, NET_AHEAD_BYTES = 2048 };
 
 /* One link and its socket. */
 struct net_peer {
@@ -29,6 +29,10 @@ struct net {
 	struct resolve host[NET_HOSTS];
 	size_t hosts;
 	int64_t wake_ms; /* when net_move wants to be called again at the latest */
+	/* TLS takes a record in two bites, header and rest. One call brings both, and often the next records,
+	 * so many bytes from ahead_at on; of the one link that has TLS. */
+	unsigned char ahead[NET_AHEAD_BYTES];
+	size_t ahead_at, ahead_n;
 };
 
 /* Serves n links, which outlive it; at most NET_PEERS, with at most NET_HOSTS different hosts. */
