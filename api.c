@@ -2,9 +2,9 @@
 
 #include <string.h>
 
+#include "json.h"
+
 enum {
-	SPARE_MS = 1000, /* until a connection that was lost while it waited is opened anew; doubling up to */
-	SPARE_MAX_MS = 60 * 1000,
 	SPARE_OPEN_MS = 5 * 1000 /* until it must be up */
 };
 
@@ -103,15 +103,6 @@ static void drop_link(struct bridge *b, struct api *a, bool keep)
 	a->link = NULL;
 }
 
-/* A connection that waited has ended by itself: the next one is opened after a while, which grows. */
-static void back_off(struct bridge *b, bool refused)
-{
-	int64_t wait_ms = b->spare_failures < 6 ? SPARE_MS << b->spare_failures : SPARE_MAX_MS;
-	b->spare_failures++;
-	b->spare_refused = refused;
-	b->spare_at_ms = b->time.now_ms + wait_ms;
-}
-
 /* How many connections wait. Closes those that are of no use any more, all of them when all is set. */
 static size_t count_spares(struct bridge *b, bool all)
 {
@@ -121,8 +112,10 @@ static size_t count_spares(struct bridge *b, bool all)
 		if (!l->open || used(b, l))
 			continue;
 		bool good = rank(b, i) < INT64_MAX;
-		if (!good)
-			back_off(b, !l->transport);
+		if (!good) { /* it has ended by itself: the next one is opened after a while, which grows */
+			b->spare_at_ms = b->time.now_ms + back_off_ms(b->spare_failures++);
+			b->spare_refused = !l->transport;
+		}
 		l->open = good && !all;
 		n += l->open;
 	}
@@ -140,10 +133,9 @@ static bool call_opens(struct bridge *b)
 	return opens;
 }
 
-int64_t api_keep_spares(struct bridge *b)
+void api_keep_spares(struct bridge *b)
 {
 	size_t n = count_spares(b, false), most = call_opens(b) || b->stopping ? 0 : b->config->api_spares;
-	int64_t wake = INT64_MAX;
 	for (size_t i = 0; i < BRIDGE_API_LINKS && b->api_keeps; i++)
 		n += used(b, link_of(b, i)); /* it will wait again, soon */
 	for (size_t i = 0; i < BRIDGE_API_LINKS; i++) {
@@ -151,39 +143,33 @@ int64_t api_keep_spares(struct bridge *b)
 		if (used(b, l))
 			continue;
 		if (!l->open && l->state == LINK_DOWN && n < most) {
-			if (b->time.now_ms < b->spare_at_ms) {
-				wake = earlier(wake, b->spare_at_ms);
+			if (!due(b, b->spare_at_ms))
 				continue;
-			}
 			park(b, l);
 			open_link(b, i);
 			n++;
 		}
 		if (l->open && l->state != LINK_UP)
-			wake = earlier(wake, b->api_opened_ms[i] + SPARE_OPEN_MS);
+			wake_at(b, b->api_opened_ms[i] + SPARE_OPEN_MS);
 	}
-	return wake;
 }
 
 /* --- a call --- */
 
-bool api_start(struct bridge *b, struct api *a, struct slice target, struct slice body, int64_t from_ms)
+bool api_start(struct bridge *b, struct api *a, const char *target, struct slice body, int64_t from_ms)
 {
 	const struct bridge_config *c = b->config;
 	a->out.n = 0;
 	a->out.full = false;
-	if (body.p != NULL)
-		http_put_post(&a->out, c->api_host, c->api_port, target, body);
-	else
-		http_put_get(&a->out, c->api_host, c->api_port, target);
+	http_put_request(&a->out, c->api_host, c->api_port, target, body);
 	if (a->out.full)
 		return false;
 	memset(&a->reply, 0, sizeof a->reply);
 	a->reply.most = a->in.cap - (HTTP_REPLY_BYTES - HTTP_BODY_BYTES);
 	a->deadline_ms = from_ms + c->api_timeout_s * 1000;
 	a->once = a->repeated = false;
-	a->code = 0;
 	a->state = API_BUSY;
+	wake_at(b, a->deadline_ms);
 	give_link(b, a);
 	return true;
 }
@@ -222,7 +208,10 @@ static void read_reply(struct bridge *b, struct api *a, bool ended)
 		return;
 	long n = http_read(&a->reply, l->in.p, &l->in.n, eof);
 	if (n > 0) {
+		bool good = a->reply.status >= 200 && a->reply.status <= 299;
 		a->state = API_DONE;
+		a->why = good ? NULL : "it answered with an error status";
+		a->code = good ? 0 : a->reply.status;
 		times_add(&b->stats.api, b->time.now_ms - (a->deadline_ms - b->config->api_timeout_s * 1000));
 	} else if (n < 0) {
 		fail(a, ERROR_API_INVALID_REPLY, a->reply.why);
@@ -243,7 +232,7 @@ enum api_state api_step(struct bridge *b, struct api *a)
 		        l->why); /* it was sent once */
 	else if (l != NULL && (l->state == LINK_UP || l->state == LINK_ENDED))
 		read_reply(b, a, l->state == LINK_ENDED);
-	if (a->state == API_BUSY && b->time.now_ms >= a->deadline_ms) {
+	if (a->state == API_BUSY && due(b, a->deadline_ms)) {
 		if (a->repeated || (a->link != NULL && a->link->transport))
 			fail(a, ERROR_API_TIMEOUT, "it did not answer in time");
 		else
@@ -282,22 +271,15 @@ void api_wipe(struct api *a)
 	tls_wipe(in->p, a->link->received < in->cap ? (size_t)a->link->received : in->cap);
 }
 
-bool api_succeeded(const struct api *a)
+const char *api_take_string(struct slice body, const char *name, struct buf *out)
 {
-	return a->reply.status >= 200 && a->reply.status <= 299;
-}
-
-int64_t api_deadline(const struct api *a)
-{
-	return a->state == API_BUSY ? a->deadline_ms : INT64_MAX;
-}
-
-void api_put_why(struct buf *b, const struct api *a)
-{
-	buf_put_str(b, a->why);
-	if (a->code != 0) {
-		buf_put_str(b, " (error ");
-		buf_put_i64(b, a->code);
-		buf_put_str(b, ")");
-	}
+	size_t at;
+	bool words;
+	if (json_check(body, &words, &at) != NULL || json_kind(body) != JSON_OBJECT)
+		return "the reply is not a JSON object";
+	struct slice value = json_get(body, name);
+	if (json_kind(value) != JSON_STRING)
+		return "the reply lacks the expected text";
+	json_unescape(out, value);
+	return NULL;
 }

@@ -97,6 +97,7 @@ enum bridge_cause {
 	CAUSE_NEXT_TOKEN,
 	CAUSE_DATES,
 	CAUSE_STATE,
+	CAUSE_FAILURE, /* of the session */
 	BRIDGE_CAUSES
 };
 
@@ -110,7 +111,7 @@ struct api {
 	int64_t deadline_ms;
 	struct http_reply reply;
 	enum bridge_error error;
-	const char *why;  /* a static sentence */
+	const char *why;  /* a static sentence; API_DONE: NULL if the status is 2xx */
 	int code;         /* the number behind it, 0 for none */
 	uint32_t request; /* whose call it is: a request's number, see requests.c; 0 for none */
 };
@@ -200,6 +201,7 @@ struct bridge {
 		uint32_t more;     /* so many came since */
 	} cause[BRIDGE_CAUSES];
 	struct bridge_time time;
+	int64_t wake_ms; /* when it wants to be stepped again at the latest: found anew by each step */
 	int64_t started_ms;
 	uint32_t random;
 	bool stopping;
@@ -226,13 +228,11 @@ struct bridge {
 	bool said_offline;
 	int64_t token_ms, next_token_ms; /* when the token in use was asked for, and the one that follows */
 	int64_t renew_ms;                /* when the next one is to be fetched, or at the latest to be used */
-	bool renewing;                   /* it is being fetched, or (token is not empty) is there */
-	const char *failure_why;         /* the failure that was logged last, and when, and how often since */
-	int64_t failure_logged_ms;
-	unsigned failure_repeats;
-	struct api *identity; /* the one that gets serial number or token: of call, or state */
+	const char *failure_why;         /* the failure that came last; NULL: a service since */
+	struct api *identity; /* the one that gets serial number or token: of call, or state; NULL: none */
 	char serial[BRIDGE_SERIAL_BYTES];
-	char token[BRIDGE_SECRET_BYTES]; /* secret; wiped when CONNECT was written */
+	char token[BRIDGE_SECRET_BYTES]; /* secret; wiped when CONNECT was written; in service: the next one
+	                                  */
 	enum bridge_dates dates;         /* the form that the next token uses: never DATES_AUTO */
 	bool clock_wrong;                /* the clock was before the build when last looked at */
 	bool shared_prefix; /* no {serial} in the prefix: other gateways hear the same requests */

@@ -4,41 +4,25 @@
 
 static const char too_large[] = "the reply's body is larger than can be held";
 
-/* Request line and the header that all requests have. Nothing is said of Connection: HTTP/1.1 keeps it
- * unless the server says otherwise (RFC 9112 §9.3). */
-static void put_request(
-        struct buf *b, const char *method, const char *host, uint16_t port, struct slice target)
+void http_put_request(struct buf *b, const char *host, uint16_t port, const char *target, struct slice body)
 {
 	struct slice name = slice_str(host);
-	bool ipv6 = memchr(host, ':', name.n) != NULL;
-	const unsigned char *zone = ipv6 ? memchr(host, '%', name.n) : NULL;
-	if (zone) /* means nothing to the peer */
-		name.n = (size_t)(zone - name.p);
-	buf_put_str(b, method);
-	buf_put_slice(b, target);
-	buf_put_str(b, ipv6 ? " HTTP/1.1\r\nHost: [" : " HTTP/1.1\r\nHost: ");
+	bool ipv6 = slice_find(name, ":") < name.n;
+	if (ipv6) /* its zone means nothing to the peer */
+		name.n = slice_find(name, "%");
+	buf_put_text(
+	        b, "%s %s HTTP/1.1\r\nHost: %s", body.p != NULL ? "POST" : "GET", target, ipv6 ? "[" : "");
 	buf_put_slice(b, name);
 	if (ipv6)
 		buf_put_byte(b, ']');
-	if (port != 80) {
-		buf_put_byte(b, ':');
-		buf_put_u64(b, port);
-	}
+	if (port != 80)
+		buf_put_text(b, ":%u", port);
+	/* Nothing is said of Connection: HTTP/1.1 keeps it unless the server says otherwise (RFC 9112 §9.3).
+	 */
 	buf_put_str(b, "\r\nUser-Agent: iamcat/" IAMCAT_VERSION "\r\nAccept: application/json\r\n");
-}
-
-void http_put_get(struct buf *b, const char *host, uint16_t port, struct slice target)
-{
-	put_request(b, "GET ", host, port, target);
+	if (body.p != NULL)
+		buf_put_text(b, "Content-Type: application/json\r\nContent-Length: %zu\r\n", body.n);
 	buf_put_str(b, "\r\n");
-}
-
-void http_put_post(struct buf *b, const char *host, uint16_t port, struct slice target, struct slice body)
-{
-	put_request(b, "POST ", host, port, target);
-	buf_put_str(b, "Content-Type: application/json\r\nContent-Length: ");
-	buf_put_u64(b, body.n);
-	buf_put_str(b, "\r\n\r\n");
 	buf_put_slice(b, body);
 }
 
