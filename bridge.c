@@ -145,29 +145,13 @@ void times_add(struct bridge_times *t, int64_t ms)
 
 /* --- the state --- */
 
-/* Is the raw member name one that we set ourselves? */
-static bool set_by_us(struct slice raw)
-{
-	unsigned char mem[16];
-	struct buf name = BUF(mem);
-	unsigned char quoted[64];
-	struct buf q = BUF(quoted);
-	buf_put_byte(&q, '"');
-	buf_put_slice(&q, raw);
-	buf_put_byte(&q, '"');
-	if (q.full) /* longer than either name with every letter as \uXXXX */
-		return false;
-	json_unescape(&name, buf_slice(&q));
-	return !name.full && (slice_is(buf_slice(&name), "timestamp") || slice_is(buf_slice(&name), "type"));
-}
-
 /* The API's object, its own timestamp and type left out; words: it has some that JSON does not know. To add a
  * member of every state, put it here. */
 static void put_state(struct buf *p, struct slice object, bool words)
 {
 	struct slice name, value;
 	for (size_t at = 0; json_next(object, &at, &name, &value);) {
-		if (set_by_us(name))
+		if (json_name_is(name, "timestamp") || json_name_is(name, "type"))
 			continue;
 		buf_put_str(p, ", \"");
 		buf_put_slice(p, name);

@@ -141,43 +141,31 @@ static bool refuse(struct reading *r, enum bridge_error error, enum member m, co
 
 enum { VALUES_MAX = 123 }; /* Modbus Application Protocol V1.1b3, §6.12 */
 
-/* Splits a text of comma-separated numbers; as json_array. -1: an item is no number. */
-static long split_numbers(struct slice text, struct slice *item)
-{
-	size_t n = 0, at;
-	do {
-		struct slice one = slice_trim(slice_cut(&text, ','));
-		if (json_check(one, NULL, &at) != NULL)
-			return -1;
-		if (n == VALUES_MAX)
-			return VALUES_MAX + 1;
-		item[n++] = one;
-	} while (text.p != NULL);
-	return (long)n;
-}
-
-/* Writes the values: a number, an array of numbers or a string of comma-separated numbers. */
+/* Writes the values: an array of numbers, or what is one between brackets: a number, or a string of numbers.
+ */
 static bool put_values(struct reading *r)
 {
-	struct slice item[VALUES_MAX], value = r->value[VALUES];
+	struct slice list = r->value[VALUES], item;
 	struct buf scratch = BUF(r->b->scratch);
-	enum json_kind kind = json_kind(value);
-	long n = 1;
-	item[0] = value;
-	if (kind == JSON_ARRAY) {
-		n = json_array(value, item, VALUES_MAX);
-	} else if (kind == JSON_STRING) {
-		json_unescape(&scratch, value);
-		n = split_numbers(buf_slice(&scratch), item);
+	size_t at;
+	if (json_kind(list) != JSON_ARRAY) {
+		buf_put_byte(&scratch, '[');
+		if (json_kind(list) == JSON_STRING)
+			json_unescape(&scratch, list);
+		else
+			buf_put_slice(&scratch, list);
+		buf_put_byte(&scratch, ']');
+		list = buf_slice(&scratch);
 	}
-	bool good = n >= 1 && n <= VALUES_MAX;
-	for (long i = 0; good && i < n; i++) {
-		good = json_kind(item[i]) == JSON_NUMBER;
-		if (i > 0)
-			buf_put_byte(&r->target, ',');
-		http_put_encoded(&r->target, item[i]);
+	bool good = !scratch.full && json_check(list, NULL, &at) == NULL;
+	r->values = good ? json_count(list) - 1 : 0;
+	good = r->values >= 1 && r->values <= VALUES_MAX;
+	for (at = 0; good && json_next(list, &at, NULL, &item);) {
+		good = json_kind(item) == JSON_NUMBER;
+		http_put_encoded(&r->target, item);
+		buf_put_byte(&r->target, ',');
 	}
-	r->values = (size_t)n;
+	r->target.n -= good; /* the last comma */
 	return good || refuse(r, ERROR_BAD_VALUE, VALUES,
 	                       "must be a number, an array of numbers, or a string of comma-separated "
 	                       "numbers, 1 to 123 of them");
