@@ -911,10 +911,11 @@ static void step_drain(struct bridge *b)
 	if (requests_running(b) > 0 && due(b, b->phase_deadline_ms))
 		requests_abandon(b);
 	bool settled = requests_waiting(b) == 0 && mqtt_outbox_count(&b->outbox) == 0 && b->control.n == 0;
+	bool over = due(b, b->phase_deadline_ms + SETTLE_MS);
 	if (settled && b->config->will && !b->said_offline) {
 		b->said_offline = true;
 		publish_offline(b);
-	} else if (settled || due(b, b->phase_deadline_ms + SETTLE_MS)) {
+	} else if (settled || over) {
 		leave(b);
 	}
 }
