@@ -229,6 +229,7 @@ struct bridge {
 	int64_t token_ms, next_token_ms; /* when the token in use was asked for, and the one that follows */
 	int64_t renew_ms;                /* when the next one is to be fetched, or at the latest to be used */
 	const char *failure_why;         /* the failure that came last; NULL: a service since */
+	unsigned failure_repeats;        /* so often in a row */
 	struct api *identity; /* the one that gets serial number or token: of call, or state; NULL: none */
 	char serial[BRIDGE_SERIAL_BYTES];
 	char token[BRIDGE_SECRET_BYTES]; /* secret; wiped when CONNECT was written; in service: the next one
