@@ -58,12 +58,17 @@ static void log_rest(struct bridge *b, bool all)
 	static const char *const names[] = {"retained requests", "requests for devices of other gateways",
 	        "requests without room", "connections that ended soon", "the next token",
 	        "dates of the token", "the state"};
-	for (unsigned i = 0; i < CAUSE_FAILURE; i++) { /* that one goes on until it is logged again */
-		if (b->cause[i].more == 0 || (!all && b->time.now_ms - b->cause[i].logged_ms < LOG_AGAIN_MS))
+	for (unsigned i = 0; i < BRIDGE_CAUSES; i++) {
+		bool soon = b->time.now_ms - b->cause[i].logged_ms < LOG_AGAIN_MS;
+		if (i >= CAUSE_FAILURE && b->failure_why != NULL) /* goes on: the next one tells more */
+			soon = true;
+		if (b->cause[i].more == 0 || (soon && !all))
 			continue;
 		b->cause[i].logged_ms = 0;
 		log_line(b, log_limited(b, LEVEL_WARN, i), "not logged one by one: %s",
-		        i < CAUSE_RETAINED ? bridge_error_code[i] : names[i - CAUSE_RETAINED]);
+		        i >= CAUSE_FAILURE    ? b->failure[i - CAUSE_FAILURE]
+		        : i >= CAUSE_RETAINED ? names[i - CAUSE_RETAINED]
+		                              : bridge_error_code[i]);
 	}
 }
 

@@ -97,8 +97,8 @@ enum bridge_cause {
 	CAUSE_NEXT_TOKEN,
 	CAUSE_DATES,
 	CAUSE_STATE,
-	CAUSE_FAILURE, /* of the session */
-	BRIDGE_CAUSES
+	CAUSE_FAILURE, /* of a connection to the broker, or before it: the reasons of the last ones */
+	BRIDGE_CAUSES = CAUSE_FAILURE + 4
 };
 
 struct api {
@@ -200,6 +200,7 @@ struct bridge {
 		int64_t logged_ms; /* when the last one was; 0: never */
 		uint32_t more;     /* so many came since */
 	} cause[BRIDGE_CAUSES];
+	const char *failure[BRIDGE_CAUSES - CAUSE_FAILURE]; /* these reasons */
 	struct bridge_time time;
 	int64_t wake_ms; /* when it wants to be stepped again at the latest: found anew by each step */
 	int64_t started_ms;
@@ -228,8 +229,7 @@ struct bridge {
 	bool said_offline;
 	int64_t token_ms, next_token_ms; /* when the token in use was asked for, and the one that follows */
 	int64_t renew_ms;                /* when the next one is to be fetched, or at the latest to be used */
-	const char *failure_why;         /* the failure that came last; NULL: a service since */
-	unsigned failure_repeats;        /* so often in a row */
+	const char *failure_why;         /* why it is not in service; NULL: nothing has failed since it was */
 	struct api *identity; /* the one that gets serial number or token: of call, or state; NULL: none */
 	char serial[BRIDGE_SERIAL_BYTES];
 	char token[BRIDGE_SECRET_BYTES]; /* secret; wiped when CONNECT was written; in service: the next one

@@ -64,6 +64,22 @@ static void drop_token(struct bridge *b)
 	tls_wipe(b->token, sizeof b->token);
 }
 
+/* The kind of log lines with this reason, which takes the place of the one that was logged the longest ago.
+ */
+static unsigned cause_of(struct bridge *b, const char *why)
+{
+	unsigned oldest = CAUSE_FAILURE;
+	for (unsigned i = CAUSE_FAILURE; i < BRIDGE_CAUSES; i++) {
+		if (b->failure[i - CAUSE_FAILURE] == why)
+			return i;
+		if (b->cause[i].logged_ms < b->cause[oldest].logged_ms)
+			oldest = i;
+	}
+	b->failure[oldest - CAUSE_FAILURE] = why;
+	b->cause[oldest].logged_ms = b->cause[oldest].more = 0;
+	return oldest;
+}
+
 /* The session has failed in its present phase: says so (the same reason once a minute), lets go of the
  * connection, and waits before it begins anew. why: a static sentence. code: the number behind it, 0 for
  * none. */
@@ -75,11 +91,9 @@ static void fail(struct bridge *b, enum bridge_end end, const char *why, int cod
 		b->failures = 0;
 	b->served_since_ms = 0;
 	unsigned wait = (unsigned)((uint64_t)bridge_random(b) * (uint64_t)back_off_ms(b->failures++) >> 32);
-	if (b->failure_why != why || b->config->probe)
-		b->cause[CAUSE_FAILURE].logged_ms = b->failure_repeats = 0;
 	b->failure_why = why;
-	struct buf *log = log_begin(b, log_limited(b, LEVEL_WARN, CAUSE_FAILURE));
-	b->log_more = 0; /* it has a count of its own */
+	struct buf *log =
+	        log_begin(b, b->config->probe ? LEVEL_WARN : log_limited(b, LEVEL_WARN, cause_of(b, why)));
 	buf_put_text(log, "%s %.255s:%u%s: %s", end == END_API ? "gateway API" : "broker", l->host, l->port,
 	        end != END_API             ? ""
 	        : b->phase == PHASE_SERIAL ? ", serial number"
@@ -93,8 +107,6 @@ static void fail(struct bridge *b, enum bridge_end end, const char *why, int cod
 		buf_put_text(log, "%serror %u", detail.n > 0 ? "; " : " (", code);
 	if (detail.n > 0 || code != 0)
 		buf_put_byte(log, ')');
-	if (b->failure_repeats++ > 0)
-		buf_put_text(log, ", %u times in a row", b->failure_repeats);
 	if (token_expired(b)) {
 		wait = 0;
 		end = END_TOKEN;

@@ -20,7 +20,7 @@ NO_FAILURE = {
     "MQTT_ROOT_CA_FILE has changed: its certificates are trusted from now on", "this machine's clock has been set",
     "requests on", "in service: connected to", "connecting anew, for requests that had no room",
     "the token is about to expire: connecting anew with the next one",
-    "times in a row", "trying again in", "the broker ended", "bytes; at most", "at byte", "checked for", "issued by",  # parts
+    "trying again in", "the broker ended", "bytes; at most", "at byte", "checked for", "issued by",  # parts
     "serial number", "arrived, bytes", "answered, packet", "acknowledged, packet", "without a path; the port goes into",
     "the gateway's API", "MQTT_PASSWORD (or MQTT_PASSWORD_FILE)",
     "files and ports", "system calls",  # what the sandbox has taken away

@@ -7,7 +7,7 @@
 #include "driver.h"
 
 static int64_t wake_ms;
-static char said[1000]; /* the last warning about the broker */
+static char said[1000]; /* the last warning, but for the API's */
 static size_t warnings;
 
 static void step(void)
@@ -17,7 +17,7 @@ static void step(void)
 	struct slice text;
 	wake_ms = bridge_step(&b, (struct bridge_time){now_ms, INT64_C(1793491200000000) + now_ms * 1000});
 	while (bridge_take_log(&b, &at, &level, &text))
-		if (level == LEVEL_WARN && memcmp(text.p, "broker ", 7) == 0) {
+		if (level == LEVEL_WARN && memcmp(text.p, "gateway", 7) != 0) {
 			snprintf(said, sizeof said, "%.*s", (int)text.n, (const char *)text.p);
 			warnings++;
 		}
@@ -285,7 +285,8 @@ static void comes_out_of_an_overrun(void **state)
 	config.session_window_s = 0;
 }
 
-/* A connection that fails for the same reason again and again is a line in a minute, with a count. */
+/* A connection that fails for the same reason again and again is a line in a minute, with a count of the
+ * others. */
 static void a_failure_is_told_once_a_minute(void **state)
 {
 	char words[100];
@@ -301,19 +302,43 @@ static void a_failure_is_told_once_a_minute(void **state)
 		step();
 		serve(l);
 		assert_int_equal(warnings, now_ms - first_ms < 60000 ? 1 : 2);
-		snprintf(words, sizeof words,
-		        n > 1 ? "it is so (error 7), %u times in a row; " : "it is so (error 7); ", n);
-		if (n == 1 || warnings == 2)
-			assert_non_null(strstr(said, words));
+		snprintf(words, sizeof words, "; more of this kind since it was last logged: %u", n - 2);
+		assert_int_equal(strstr(said, words) != NULL, warnings == 2);
+		assert_non_null(strstr(said, "it is so (error 7); trying again in "));
 		if (b.phase == PHASE_PAUSE) /* it may be over already */
 			now_ms = b.phase_deadline_ms;
 		step();
 	}
-	serve(l);
-	link_ended(l, LINK_LOST, "it is otherwise", 0);
+}
+
+/* Nor does a service in between, or another reason, make it a new one; what was not told is counted later. */
+static void failures_in_turn_are_told_once_a_minute(void **state)
+{
+	static const char so[] = "it is so", otherwise[] = "it is otherwise";
+	struct link *l = &b.link[LINK_BROKER];
+	(void)state;
+	start(true);
+	answer(b.identity->link, "{\"serialNumber\": \"s1\"}");
+	warnings = 0;
+	for (size_t i = 0; i < 4; i++) {
+		serve(l);
+		if (i >= 2)
+			connect_broker();
+		link_ended(l, LINK_LOST, i % 2 ? otherwise : so, 7);
+		step();
+		assert_int_equal(warnings, i == 0 ? 1 : 2);
+		serve(l);
+		now_ms = b.phase == PHASE_PAUSE ? b.phase_deadline_ms : now_ms;
+		step();
+	}
+	connect_broker();
 	step();
-	assert_int_equal(warnings, 3);
-	assert_non_null(strstr(said, "it is otherwise; trying again in "));
+	assert_int_equal(warnings, 2);
+	now_ms += 60000;
+	step();
+	assert_int_equal(warnings, 4);
+	assert_string_equal(said,
+	        "not logged one by one: it is otherwise; more of this kind since it was last logged: 1");
 }
 
 int main(void)
@@ -325,6 +350,7 @@ int main(void)
 	        cmocka_unit_test(breaks_within_a_publish),
 	        cmocka_unit_test(breaks_with_a_full_outbox),
 	        cmocka_unit_test(a_failure_is_told_once_a_minute),
+	        cmocka_unit_test(failures_in_turn_are_told_once_a_minute),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
