@@ -265,7 +265,7 @@ def test_only_allowed_registers_are_written(address: int, values: Any, kind: str
     calls = len(limited.api.history)
     sentence = limited.refused(request, "write_refused")
     assert "MODBUS_WRITE_ALLOW" in sentence
-    assert ('"type"' if register == "type" else f" {register} ") in sentence
+    assert ("'type'" if register == "type" else f" {register} ") in sentence
     assert not [r for r in limited.api.history[calls:] if r.path == "/api/inverter/modbus"]
 
 
