@@ -27,8 +27,8 @@ static bool used(const struct bridge *b, const struct link *l)
  * server is done with it. */
 static void park(struct bridge *b, struct link *l)
 {
-	l->in = (struct buf)BUF(b->spare_mem);
-	l->out = (struct buf){NULL, 0, 0, false};
+	l->in = BUF(b->spare_mem);
+	l->out = buf_over(NULL, 0);
 	l->out_at = 0;
 }
 

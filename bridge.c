@@ -264,9 +264,9 @@ void bridge_init(struct bridge *b, const struct bridge_config *config, struct tl
 	b->time = time;
 	b->started_ms = time.now_ms;
 	b->tick_ms = config->probe ? INT64_MAX : time.now_ms; /* the one state comes when all else is there */
-	b->log = (struct buf)BUF(b->log_mem);
+	b->log = BUF(b->log_mem);
 	b->log_level = LEVEL_DEBUG;
-	b->control = (struct buf)BUF(b->control_mem);
+	b->control = BUF(b->control_mem);
 	b->link[LINK_BROKER].host = config->broker_host;
 	b->link[LINK_BROKER].port = config->broker_port;
 	b->link[LINK_BROKER].tls = tls;
@@ -277,11 +277,11 @@ void bridge_init(struct bridge *b, const struct bridge_config *config, struct tl
 		b->link[i].host = config->api_host;
 		b->link[i].port = config->api_port;
 	}
-	b->state.in = (struct buf)BUF(b->state_in);
-	b->state.out = (struct buf)BUF(b->state_out);
+	b->state.in = BUF(b->state_in);
+	b->state.out = BUF(b->state_out);
 	for (size_t i = 0; i < BRIDGE_CALLS; i++) {
-		b->call[i].in = (struct buf)BUF(b->call_in[i]);
-		b->call[i].out = (struct buf)BUF(b->call_out[i]);
+		b->call[i].in = BUF(b->call_in[i]);
+		b->call[i].out = BUF(b->call_out[i]);
 	}
 	mqtt_outbox_init(&b->outbox, b->outbox_mem, sizeof b->outbox_mem);
 	requests_init(b);

@@ -87,6 +87,11 @@ int64_t slice_u64(struct slice a, int64_t max)
 	return v;
 }
 
+struct buf buf_over(void *p, size_t cap)
+{
+	return (struct buf){p, cap, 0, false};
+}
+
 void buf_put(struct buf *b, const void *p, size_t n)
 {
 	if (b->full || n > b->cap - b->n) {

@@ -52,8 +52,9 @@ struct buf {
 	bool full;  /* something did not fit: what is here is incomplete */
 };
 
-/* An empty writer over an array (not over a pointer). */
-#define BUF(array) ((struct buf){(array), sizeof(array), 0, false})
+/* An empty writer over the caller's memory, or over an array (not over a pointer). */
+struct buf buf_over(void *p, size_t cap) __attribute__((noinline)); /* 15 bytes instead of 30, 60 times */
+#define BUF(array) buf_over(array, sizeof(array))
 
 void buf_put(struct buf *b, const void *p, size_t n);
 void buf_put_byte(struct buf *b, unsigned char c);

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+_Static_assert((size_t)HTTP_HEAD_BYTES <= (size_t)HTTP_REPLY_BYTES, "the head lies where the body will");
+
 static const char too_large[] = "the reply's body is larger than can be held";
 
 void http_put_request(struct buf *b, const char *host, uint16_t port, const char *target, struct slice body)
@@ -223,7 +225,8 @@ static long body_find(struct http_reply *r, const struct head *h)
 	return r->left > most(r) ? refuse(r, too_large) : 0;
 }
 
-/* Drops 1xx replies from the front (RFC 9110 §15.2) and reads the head of the final one, if it is there. */
+/* Drops 1xx replies from the front (RFC 9110 §15.2) and the head of the final one when it was read, if it is
+ * there: the body takes its place. */
 static long heads_read(struct http_reply *r, unsigned char *p, size_t *n)
 {
 	struct head h;
@@ -233,10 +236,10 @@ static long heads_read(struct http_reply *r, unsigned char *p, size_t *n)
 		at += (size_t)got;
 	if (got < 0)
 		return -1;
+	at += (size_t)got;
 	*n -= at;
 	if (at > 0)
 		memmove(p, p + at, *n);
-	r->body_at = (size_t)got;
 	return got > 0 ? body_find(r, &h) : 0;
 }
 
@@ -304,17 +307,16 @@ static long chunk_step(struct http_reply *r, unsigned char *to, const unsigned c
 /* Joins what has come of a chunked body, and closes the gap that the framing left just once. */
 static long chunks_read(struct http_reply *r, unsigned char *p, size_t *n)
 {
-	size_t at = r->body_at + r->body_n;
+	size_t at = r->body_n;
 	long got = 1;
 	while (r->part != HTTP_WHOLE && got > 0) {
-		got = chunk_step(r, p + r->body_at + r->body_n, p + at, *n - at);
+		got = chunk_step(r, p + r->body_n, p + at, *n - at);
 		if (got < 0)
 			return -1;
 		at += (size_t)got;
 	}
-	size_t end = r->body_at + r->body_n;
-	memmove(p + end, p + at, *n - at);
-	*n -= at - end;
+	memmove(p + r->body_n, p + at, *n - at);
+	*n -= at - r->body_n;
 	return 0;
 }
 
@@ -326,22 +328,23 @@ long http_read(struct http_reply *r, unsigned char *p, size_t *n, bool eof)
 		return -1;
 	bool whole = r->part == HTTP_WHOLE;
 	if (r->part == HTTP_LENGTH) {
-		r->body_n = least(*n - r->body_at, r->left);
+		r->body_n = least(*n, r->left);
 		whole = r->body_n == r->left;
 	} else if (r->part == HTTP_TO_EOF) {
-		r->body_n = *n - r->body_at;
+		r->body_n = *n;
 		whole = eof;
 		if (r->body_n > most(r))
 			return refuse(r, too_large);
 	}
 	if (!whole && eof)
-		return refuse(r, *n == 0 ? "the server closed the connection without a reply"
+		return refuse(r, r->part == HTTP_HEAD && *n == 0
+		                         ? "the server closed the connection without a reply"
 		                         : "the reply was cut short");
 	if (!whole)
 		return 0;
-	if (r->keep_alive && *n > r->body_at + r->body_n)
+	if (r->keep_alive && *n > r->body_n)
 		return refuse(r, "the server sent more than one reply");
 	r->keep_alive = r->keep_alive && !eof;
-	r->body = (struct slice){p + r->body_at, r->body_n};
-	return (long)(r->body_at + r->body_n);
+	r->body = (struct slice){p, r->body_n};
+	return 1;
 }

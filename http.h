@@ -8,7 +8,7 @@
 
 enum {
 	/* what the reader's memory must hold: while http_read asks for more there is room for more */
-	HTTP_REPLY_BYTES = HTTP_HEAD_BYTES + HTTP_BODY_BYTES + HTTP_FRAME_BYTES
+	HTTP_REPLY_BYTES = HTTP_BODY_BYTES + HTTP_FRAME_BYTES
 };
 
 /* Writes a GET for target (path and query, already percent-encoded) to host:port, or a POST of a JSON body
@@ -43,19 +43,19 @@ struct http_reply {
 	const char *why; /* a static sentence: what was wrong with the reply */
 	/* the reader's own */
 	enum http_part part;
-	size_t body_at, body_n; /* the body so far */
-	size_t left; /* HTTP_LENGTH: the body's length; HTTP_CHUNK_DATA: bytes to the chunk's end */
+	size_t body_n; /* the body so far */
+	size_t left;   /* HTTP_LENGTH: the body's length; HTTP_CHUNK_DATA: bytes to the chunk's end */
 };
 
 /* Reads a reply from the *n bytes at p, to which the caller appends what arrives (room for HTTP_REPLY_BYTES
- * in all, or by so much less as most is less than HTTP_BODY_BYTES). eof: the server has ended the connection.
- * Returns the bytes of the whole reply as it then lies at p; 0 when more are needed, and then there is room;
+ * in all, or by so much less as most is less than HTTP_BODY_BYTES, but for HTTP_HEAD_BYTES). eof: the server
+ * has ended the connection. Returns 1 when the reply is whole; 0 when more is needed, and then there is room;
  * -1 when it is malformed, cut short, or too large. After a number other than 0 r must be zeroed before the
- * next reply. 1xx replies are skipped. Skipping them and joining chunks move bytes within p and lower *n. A
- * reply without length and chunks ends with the connection (RFC 9112 §6.3). Refused: both length and chunks,
- * two different lengths, a signed, empty or listed length, any transfer coding but chunked, a header over
- * HTTP_HEAD_BYTES, obsolete folding, white space before a colon, a control character in a header, bytes after
- * the reply when the connection is to be kept. */
+ * next reply. 1xx replies are skipped. Skipping them, dropping the header and joining chunks move bytes
+ * within p and lower *n. A reply without length and chunks ends with the connection (RFC 9112 §6.3). Refused:
+ * both length and chunks, two different lengths, a signed, empty or listed length, any transfer coding but
+ * chunked, a header over HTTP_HEAD_BYTES, obsolete folding, white space before a colon, a control character
+ * in a header, bytes after the reply when the connection is to be kept. */
 long http_read(struct http_reply *r, unsigned char *p, size_t *n, bool eof);
 
 #endif

@@ -127,7 +127,7 @@ static void fail(struct bridge *b, enum bridge_end end, const char *why, int cod
 static const char *take_member(struct slice body, const char *name, char *out, size_t cap,
         unsigned char first, unsigned char last, const char *but)
 {
-	struct buf text = {(unsigned char *)out, cap, 0, false};
+	struct buf text = buf_over(out, cap);
 	const char *why = api_take_string(body, name, &text);
 	buf_cstr(&text);
 	if (why == NULL && text.full)
@@ -168,7 +168,7 @@ static const char serial_mark[] = "{serial}"; /* in MQTT_TOPIC_PREFIX */
 /* The prefix with the serial number in it, and leaf behind it. */
 static void make_topic(const struct bridge *b, char *out, const char *leaf)
 {
-	struct buf t = {(unsigned char *)out, sizeof b->topic_state, 0, false};
+	struct buf t = buf_over(out, sizeof b->topic_state);
 	struct slice prefix = slice_str(b->config->topic_prefix);
 	for (;;) {
 		size_t at = slice_find(prefix, serial_mark);

@@ -39,8 +39,8 @@ static long feed_put(struct feed *f, const void *more, size_t n, bool eof)
 	long got = http_read(&f->r, f->p, &f->n, eof);
 	if (got == 0 && f->n >= HTTP_REPLY_BYTES)
 		fail_msg("wants more, but %zu bytes fill the memory", f->n);
-	if (got > 0 && (size_t)got > f->n)
-		fail_msg("took %ld of %zu bytes", got, f->n);
+	if (got > 1 || (got == 1 && (f->r.body.p != f->p || f->r.body.n > f->n)))
+		fail_msg("%ld: a body of %zu bytes in %zu", got, f->r.body.n, f->n);
 	return got;
 }
 
@@ -147,7 +147,7 @@ static void check_good(const struct good *g, const char *how, size_t at, struct 
 	if (f->r.status != g->status || f->r.keep_alive != (g->keep_alive && !eof))
 		fail_msg("%s, %s %zu: status %d, keep-alive %d", g->name, how, at, f->r.status,
 		        f->r.keep_alive);
-	if (f->r.body.p + f->r.body.n != f->p + got || (size_t)got != f->n)
+	if (f->r.body.n != f->n)
 		fail_msg("%s, %s %zu: the body does not end the reply", g->name, how, at);
 	if (!slice_is(f->r.body, g->body))
 		fail_msg("%s, %s %zu: body \"%.*s\"", g->name, how, at, (int)f->r.body.n,
@@ -195,8 +195,9 @@ static void test_prefixes(void **state)
 			if (got != -1)
 				fail_msg("%s: %ld for the first %zu bytes and eof", g->name, got, part);
 			assert_string_equal(
-			        f.r.why, f.n == 0 ? "the server closed the connection without a reply"
-			                          : "the reply was cut short");
+			        f.r.why, f.n == 0 && f.r.part == HTTP_HEAD
+			                         ? "the server closed the connection without a reply"
+			                         : "the reply was cut short");
 			feed_stop(&f);
 		}
 	}
@@ -360,9 +361,9 @@ static void test_surplus(void **state)
 	        {OK11 "Content-Length: 1\r\n\r\n12", -1},
 	        {"HTTP/1.1 204 \r\n\r\nx", -1},
 	        {CHUNKED "1\r\n1\r\n0\r\n\r\n2", -1},
-	        {OK11 "Connection: close\r\nContent-Length: 1\r\n\r\n12", 58},
-	        {OK10 "Content-Length: 1\r\n\r\n12", 39},
-	        {OK10 "Transfer-Encoding: chunked\r\n\r\n1\r\n1\r\n0\r\n\r\n2", 48},
+	        {OK11 "Connection: close\r\nContent-Length: 1\r\n\r\n12", 1},
+	        {OK10 "Content-Length: 1\r\n\r\n12", 1},
+	        {OK10 "Transfer-Encoding: chunked\r\n\r\n1\r\n1\r\n0\r\n\r\n2", 1},
 	};
 	for (size_t i = 0; i < sizeof v / sizeof *v; i++) {
 		for (int eof = 0; eof < 2; eof++) {
@@ -375,7 +376,7 @@ static void test_surplus(void **state)
 				assert_string_equal(f.r.why, "the server sent more than one reply");
 			} else {
 				assert_slice(f.r.body, "1");
-				assert_int_equal(f.n, got + 1);
+				assert_int_equal(f.n, 2);
 			}
 			feed_stop(&f);
 		}
@@ -415,7 +416,7 @@ static void check_made(const char *name, size_t piece, bool eof, size_t n, const
 	} else {
 		if (got <= 0)
 			fail_msg("%s, %zu: %ld %s", name, piece, got, got == -1 ? f.r.why : "");
-		if (f.r.body.n != n || f.r.body.p + n != f.p + got)
+		if (f.r.body.n != n)
 			fail_msg("%s, %zu: %zu bytes", name, piece, f.r.body.n);
 		for (size_t i = 0; i < n; i++)
 			if (f.r.body.p[i] != 'x')
