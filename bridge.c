@@ -89,11 +89,11 @@ bool bridge_take_log(struct bridge *b, size_t *at, enum bridge_level *level, str
 
 uint32_t bridge_random(struct bridge *b)
 {
-	/* Marsaglia, Xorshift RNGs (2003), triple 13, 17, 5. */
-	b->random ^= b->random << 13;
-	b->random ^= b->random >> 17;
-	b->random ^= b->random << 5;
-	return b->random;
+	uint32_t x = b->random; /* Marsaglia, Xorshift RNGs (2003), triple 13, 17, 5 */
+	x ^= x << 13;
+	x ^= x >> 17;
+	x ^= x << 5;
+	return b->random = x;
 }
 
 void wake_at(struct bridge *b, int64_t at_ms)
@@ -256,6 +256,13 @@ static void step_state(struct bridge *b)
 
 /* --- the whole --- */
 
+/* Its memory for a writer that is all zero. */
+static void give(struct buf *b, void *mem, size_t cap)
+{
+	b->p = mem;
+	b->cap = cap;
+}
+
 void bridge_init(struct bridge *b, const struct bridge_config *config, struct tls *tls,
         const struct tls_anchors *anchors, uint32_t random, struct bridge_time time)
 {
@@ -264,24 +271,22 @@ void bridge_init(struct bridge *b, const struct bridge_config *config, struct tl
 	b->time = time;
 	b->started_ms = time.now_ms;
 	b->tick_ms = config->probe ? INT64_MAX : time.now_ms; /* the one state comes when all else is there */
-	b->log = BUF(b->log_mem);
+	give(&b->log, b->log_mem, sizeof b->log_mem);
 	b->log_level = LEVEL_DEBUG;
-	b->control = BUF(b->control_mem);
-	b->link[LINK_BROKER].host = config->broker_host;
-	b->link[LINK_BROKER].port = config->broker_port;
-	b->link[LINK_BROKER].tls = tls;
-	b->link[LINK_BROKER].server_name =
-	        config->tls_server_name[0] != 0 ? config->tls_server_name : config->broker_host;
-	b->link[LINK_BROKER].anchors = anchors;
-	for (size_t i = LINK_API; i < BRIDGE_LINKS; i++) {
-		b->link[i].host = config->api_host;
-		b->link[i].port = config->api_port;
+	give(&b->control, b->control_mem, sizeof b->control_mem);
+	for (size_t i = 0; i < BRIDGE_LINKS; i++) {
+		b->link[i].host = i == LINK_BROKER ? config->broker_host : config->api_host;
+		b->link[i].port = i == LINK_BROKER ? config->broker_port : config->api_port;
 	}
-	b->state.in = BUF(b->state_in);
-	b->state.out = BUF(b->state_out);
+	struct link *broker = &b->link[LINK_BROKER];
+	broker->tls = tls;
+	broker->server_name = config->tls_server_name[0] != 0 ? config->tls_server_name : broker->host;
+	broker->anchors = anchors;
+	give(&b->state.in, b->state_in, sizeof b->state_in);
+	give(&b->state.out, b->state_out, sizeof b->state_out);
 	for (size_t i = 0; i < BRIDGE_CALLS; i++) {
-		b->call[i].in = BUF(b->call_in[i]);
-		b->call[i].out = BUF(b->call_out[i]);
+		give(&b->call[i].in, b->call_in[i], sizeof b->call_in[i]);
+		give(&b->call[i].out, b->call_out[i], sizeof b->call_out[i]);
 	}
 	mqtt_outbox_init(&b->outbox, b->outbox_mem, sizeof b->outbox_mem);
 	requests_init(b);
@@ -301,6 +306,14 @@ int64_t bridge_step(struct bridge *b, struct bridge_time time)
 		session_step(b); /* what the others have brought goes out now */
 	api_keep_spares(b);
 	return b->wake_ms;
+}
+
+bool bridge_busy(const struct bridge *b)
+{
+	size_t held = b->requests.used + b->outbox.queue.used + b->control.n + b->packet_n + b->log.n;
+	for (size_t i = 0; i < BRIDGE_CALLS; i++)
+		held += b->call[i].state != API_IDLE;
+	return held > 0 || b->state.state != API_IDLE;
 }
 
 void bridge_stop(struct bridge *b)

@@ -22,17 +22,17 @@ enum bridge_dates { DATES_AUTO, DATES_NUMERIC, DATES_ISO8601 };
 
 /* What the core has to be told; all strings end with NUL. Outlives the bridge. */
 struct bridge_config {
+	char password[BRIDGE_SECRET_BYTES]; /* secret; first, since mostly there is none */
 	char broker_host[BRIDGE_HOST_BYTES];
 	uint16_t broker_port;
 	char tls_server_name[BRIDGE_HOST_BYTES]; /* what the certificate must be valid for; "" for broker_host
 	                                          */
 	char api_host[BRIDGE_HOST_BYTES];
 	uint16_t api_port;
-	char user_name[BRIDGE_TEXT_BYTES];  /* with password: instead of serial number and token; "" for none
-	                                     */
-	char password[BRIDGE_SECRET_BYTES]; /* secret */
-	bool has_login;                     /* user_name and password are set */
-	char client_id[BRIDGE_TEXT_BYTES];  /* "" for the serial number */
+	char user_name[BRIDGE_TEXT_BYTES]; /* with password: instead of serial number and token; "" for none
+	                                    */
+	bool has_login;                    /* user_name and password are set */
+	char client_id[BRIDGE_TEXT_BYTES]; /* "" for the serial number */
 	char topic_prefix[BRIDGE_TEXT_BYTES]; /* may hold {serial} */
 	uint16_t keep_alive_s;
 	uint32_t token_lifetime_s;
@@ -185,10 +185,29 @@ struct bridge_stats {
 
 /* The links to the API belong to nobody: a call takes one that waits, or a new one. */
 enum { BRIDGE_REPLY_BYTES = HTTP_REPLY_BYTES - HTTP_BODY_BYTES + BRIDGE_CALL_BODY_BYTES };
+_Static_assert((size_t)BRIDGE_REPLY_BYTES >= (size_t)HTTP_HEAD_BYTES, "a reply's header fits, too");
 enum { LINK_BROKER, LINK_API, BRIDGE_LINKS = LINK_API + BRIDGE_API_LINKS };
 
 struct bridge {
 	const struct bridge_config *config;
+
+	/* Its own, and here because it is the shortest to name here: what the code names most. */
+	struct bridge_time time;
+	int64_t wake_ms; /* when it wants to be stepped again at the latest: found anew by each step */
+	enum bridge_phase phase;
+	bool stopping;
+	bool passed_over; /* requests were read and not taken: the broker is to send them again */
+	bool discarding;  /* the next connection, or this one, is there to discard a stale session */
+	bool said_offline;
+	int64_t phase_deadline_ms;
+	struct api *identity; /* the one that gets serial number or token: of call, or state; NULL: none */
+	int64_t ping_ms;      /* when the PINGREQ that waits for its PINGRESP was sent; 0: none waits */
+	int64_t unacknowledged_ms; /* since when the oldest publish has waited for its PUBACK; 0: none does */
+	size_t control_at;         /* how much of control was sent */
+	size_t packet_n;           /* bytes in packet */
+	struct buf control;        /* packets to be sent, in control_mem */
+	struct mqtt_outbox outbox;
+
 	struct link link[BRIDGE_LINKS]; /* the driver serves their wishes */
 	struct buf log;                 /* the driver takes the lines, see bridge_take_log */
 	enum bridge_level log_level;    /* the driver may set it: no more than this is logged */
@@ -201,66 +220,41 @@ struct bridge {
 		uint32_t more;     /* so many came since */
 	} cause[BRIDGE_CAUSES];
 	const char *failure[BRIDGE_CAUSES - CAUSE_FAILURE]; /* these reasons */
-	struct bridge_time time;
-	int64_t wake_ms; /* when it wants to be stepped again at the latest: found anew by each step */
 	int64_t started_ms;
 	uint32_t random;
-	bool stopping;
 	struct bridge_stats stats;
 
 	/* the session (session.c) */
-	enum bridge_phase phase;
-	int64_t phase_since_ms, phase_deadline_ms;
+	unsigned char packet[BRIDGE_PACKET_BYTES]; /* what has come from the broker and was not taken yet */
+	int64_t phase_since_ms;
 	unsigned failures; /* in a row, for the back-off */
 	int64_t served_since_ms;
-	int64_t served_until_ms; /* when the last service ended; 0: there was none */
-	unsigned early_ends;     /* connections in a row that ended soon after they began */
-	bool discarding;         /* the next connection, or this one, is there to discard a stale session */
-	uint32_t stale;          /* requests that were not executed because they are */
-	struct {
-		uint64_t fingerprint; /* 0: none */
-		uint16_t id;
-		uint16_t before_id; /* ACK_SENT: of the publish that was put into the outbox last */
-		uint8_t ack;        /* enum seen_ack in session.c: what became of our PUBACK */
-		bool earlier;       /* over an earlier connection, and no copy of it has come over this one */
-	} seen[BRIDGE_SEEN];        /* the QoS 1 requests that were taken last in this session */
-	size_t seen_n;              /* so many of them may be in use */
-	uint16_t arrived;           /* QoS 1 publishes that came over this connection */
-	bool said_offline;
+	int64_t served_until_ms;         /* when the last service ended; 0: there was none */
+	unsigned early_ends;             /* connections in a row that ended soon after they began */
+	uint32_t stale;                  /* requests that were not executed because they are */
+	size_t seen_n;                   /* so many of them may be in use */
+	uint16_t arrived;                /* QoS 1 publishes that came over this connection */
 	int64_t token_ms, next_token_ms; /* when the token in use was asked for, and the one that follows */
 	int64_t renew_ms;                /* when the next one is to be fetched, or at the latest to be used */
 	const char *failure_why;         /* why it is not in service; NULL: nothing has failed since it was */
-	struct api *identity; /* the one that gets serial number or token: of call, or state; NULL: none */
 	char serial[BRIDGE_SERIAL_BYTES];
-	char token[BRIDGE_SECRET_BYTES]; /* secret; wiped when CONNECT was written; in service: the next one
-	                                  */
-	enum bridge_dates dates;         /* the form that the next token uses: never DATES_AUTO */
-	bool clock_wrong;                /* the clock was before the build when last looked at */
-	bool shared_prefix; /* no {serial} in the prefix: other gateways hear the same requests */
+	enum bridge_dates dates; /* the form that the next token uses: never DATES_AUTO */
+	bool clock_wrong;        /* the clock was before the build when last looked at */
+	bool shared_prefix;      /* no {serial} in the prefix: other gateways hear the same requests */
 	char topic_request[BRIDGE_TEXT_BYTES + 64], topic_response[BRIDGE_TEXT_BYTES + 64],
 	        topic_state[BRIDGE_TEXT_BYTES + 64];
 	uint16_t subscribe_id;
 	bool broker_transport;        /* TCP to the broker was there when last looked at */
 	int64_t sent_ms, received_ms; /* the last bytes to and from the broker */
-	int64_t ping_ms;           /* when the PINGREQ that waits for its PINGRESP was sent; 0: none waits */
-	int64_t ping_put_ms;       /* when the last PINGREQ was put into control */
-	int64_t unacknowledged_ms; /* since when the oldest publish has waited for its PUBACK; 0: none does */
-	struct buf control;        /* packets to be sent */
-	size_t control_at;         /* how much of it was sent */
-	size_t packet_n;           /* bytes in packet */
-	bool passed_over;          /* requests were read and not taken: the broker is to send them again */
-	size_t packet_skip;        /* bytes of a too large PUBLISH still to be thrown away */
-	int64_t skipped_ms;        /* when the last of these came */
-	struct mqtt_outbox outbox;
+	int64_t ping_put_ms;          /* when the last PINGREQ was put into control */
+	size_t packet_skip;           /* bytes of a too large PUBLISH still to be thrown away */
+	int64_t skipped_ms;           /* when the last of these came */
 	struct mqtt_received received;
+	unsigned char control_mem[BRIDGE_CONTROL_BYTES];
 
 	/* the requests (requests.c) */
 	struct queue requests;
 	uint32_t last_request;
-	struct {
-		uint32_t number; /* 0: none */
-		uint16_t id;
-	} trace[BRIDGE_TRACED]; /* at debug level: the packets that requests were answered in */
 	struct api call[BRIDGE_CALLS];
 
 	/* connections ahead of need (api.c) */
@@ -277,16 +271,28 @@ struct bridge {
 	bool state_due;     /* a beat has come, and its fetch has not been started yet */
 	bool state_failing; /* the last fetch failed, and that was logged */
 
-	/* memory */
+	/* Memory. Of it, and of what else is large, mostly the beginning alone is used, or nothing: small
+	 * things stand together, in front of large ones, so that what is used lies on few pages. */
+	struct {
+		uint64_t fingerprint; /* 0: none */
+		uint16_t id;
+		uint16_t before_id; /* ACK_SENT: of the publish that was put into the outbox last */
+		uint8_t ack;        /* enum seen_ack in session.c: what became of our PUBACK */
+		bool earlier;       /* over an earlier connection, and no copy of it has come over this one */
+	} seen[BRIDGE_SEEN];        /* the QoS 1 requests that were taken last in this session */
+	char token[BRIDGE_SECRET_BYTES]; /* secret; wiped when CONNECT was written; in service: the next one
+	                                  */
 	alignas(8) unsigned char requests_mem[BRIDGE_QUEUE_BYTES];
-	alignas(8) unsigned char outbox_mem[BRIDGE_OUTBOX_BYTES];
-	unsigned char packet[BRIDGE_PACKET_BYTES];
-	unsigned char control_mem[BRIDGE_CONTROL_BYTES];
+	alignas(BRIDGE_ALIGN) unsigned char outbox_mem[BRIDGE_OUTBOX_BYTES];
 	unsigned char log_mem[BRIDGE_LOG_BYTES];
 	unsigned char scratch[BRIDGE_REQUEST_BYTES]; /* an unescaped string; holds nothing across calls */
 	unsigned char target[BRIDGE_TARGET_BYTES];   /* a call's path and query; holds nothing across calls */
-	unsigned char state_out[BRIDGE_STATE_CALL_BYTES], state_in[HTTP_REPLY_BYTES];
+	alignas(BRIDGE_ALIGN) unsigned char state_out[BRIDGE_STATE_CALL_BYTES], state_in[HTTP_REPLY_BYTES];
 	unsigned char call_out[BRIDGE_CALLS][BRIDGE_CALL_BYTES], call_in[BRIDGE_CALLS][BRIDGE_REPLY_BYTES];
+	struct {
+		uint32_t number; /* 0: none */
+		uint16_t id;
+	} trace[BRIDGE_TRACED]; /* at debug level: the packets that requests were answered in */
 };
 
 /* Starts a bridge from zeroed memory. config, tls and anchors must outlive it; tls NULL means a plain
@@ -297,6 +303,9 @@ void bridge_init(struct bridge *b, const struct bridge_config *config, struct tl
 /* Does what is due and returns when it wants to be called again at the latest (monotonic ms). To be called,
  * too, whenever the driver has changed a fact or moved bytes of a link. */
 int64_t bridge_step(struct bridge *b, struct bridge_time time);
+
+/* Is anything under way? While not, nothing is in the memory from requests_mem on. */
+bool bridge_busy(const struct bridge *b);
 
 /* Ends the service in an orderly way: keep stepping until bridge_done. */
 void bridge_stop(struct bridge *b);

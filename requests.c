@@ -263,7 +263,10 @@ static const char *read_request(struct bridge *b, struct slice payload, bool *wr
 	static const unsigned char read_order[] = {DEVICE_ID, FUNCTION_CODE, ADDRESS, SIZE, TYPE, ENDIANESS,
 	        SCALE_FACTOR},
 	                           write_order[] = {DEVICE_ID, ADDRESS, FUNCTION_CODE, VALUES, TYPE};
-	struct reading r = {.b = b, .target = BUF(b->target), .answer = a};
+	struct reading r;
+	r.b = b;
+	r.target = BUF(b->target);
+	r.answer = a;
 	json_members(payload, names, r.value, MEMBERS);
 	int64_t code = slice_u64(r.value[FUNCTION_CODE], 255);
 	if (code != 3 && code != 4 && code != 16) {
