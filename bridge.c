@@ -110,9 +110,9 @@ bool due(struct bridge *b, int64_t at_ms)
 	return is;
 }
 
-int64_t back_off_ms(unsigned failures)
+unsigned back_off_ms(unsigned failures)
 {
-	return failures < 6 ? INT64_C(1000) << failures : 60 * 1000;
+	return failures < 6 ? 1000u << failures : 60 * 1000;
 }
 
 void put_message(const struct bridge *b, struct buf *p, const char *type)

@@ -238,6 +238,7 @@ struct bridge {
 	int64_t renew_ms;                /* when the next one is to be fetched, or at the latest to be used */
 	const char *failure_why;         /* why it is not in service; NULL: nothing has failed since it was */
 	char serial[BRIDGE_SERIAL_BYTES];
+	const char *client_id;   /* when there is a serial number */
 	enum bridge_dates dates; /* the form that the next token uses: never DATES_AUTO */
 	bool clock_wrong;        /* the clock was before the build when last looked at */
 	bool shared_prefix;      /* no {serial} in the prefix: other gateways hear the same requests */
@@ -245,10 +246,8 @@ struct bridge {
 	        topic_state[BRIDGE_TEXT_BYTES + 64];
 	uint16_t subscribe_id;
 	bool broker_transport;        /* TCP to the broker was there when last looked at */
-	int64_t sent_ms, received_ms; /* the last bytes to and from the broker */
-	int64_t ping_put_ms;          /* when the last PINGREQ was put into control */
+	int64_t sent_ms, received_ms; /* the last bytes to (or PINGREQ for) and from the broker */
 	size_t packet_skip;           /* bytes of a too large PUBLISH still to be thrown away */
-	int64_t skipped_ms;           /* when the last of these came */
 	struct mqtt_received received;
 	unsigned char control_mem[BRIDGE_CONTROL_BYTES];
 

@@ -22,7 +22,7 @@ void wake_at(struct bridge *b, int64_t at_ms);
 bool due(struct bridge *b, int64_t at_ms);
 
 /* How long the next try may wait at most after so many failures in a row. */
-int64_t back_off_ms(unsigned failures);
+unsigned back_off_ms(unsigned failures);
 
 /* 32 pseudo-random bits, for jitter only. */
 uint32_t bridge_random(struct bridge *b);

@@ -42,11 +42,6 @@ static void enter(struct bridge *b, enum bridge_phase phase, int64_t timeout_ms)
 	b->phase_deadline_ms = b->time.now_ms + timeout_ms;
 }
 
-static const char *client_id(const struct bridge *b)
-{
-	return b->config->client_id[0] != 0 ? b->config->client_id : b->serial;
-}
-
 /* Has the service ended because the broker ends a connection when its token does? Then there is nothing to
  * wait for. */
 static bool token_expired(const struct bridge *b)
@@ -90,7 +85,7 @@ static void fail(struct bridge *b, enum bridge_end end, const char *why, int cod
 	if (b->served_since_ms != 0 && b->time.now_ms - b->served_since_ms >= SERVED_MS)
 		b->failures = 0;
 	b->served_since_ms = 0;
-	unsigned wait = (unsigned)((uint64_t)bridge_random(b) * (uint64_t)back_off_ms(b->failures++) >> 32);
+	unsigned wait = (unsigned)((uint64_t)bridge_random(b) * back_off_ms(b->failures++) >> 32);
 	b->failure_why = why;
 	struct buf *log =
 	        log_begin(b, b->config->probe ? LEVEL_WARN : log_limited(b, LEVEL_WARN, cause_of(b, why)));
@@ -184,6 +179,7 @@ static void make_topic(const struct bridge *b, char *out, const char *leaf)
 
 static void take_serial(struct bridge *b)
 {
+	b->client_id = b->config->client_id[0] != 0 ? b->config->client_id : b->serial;
 	make_topic(b, b->topic_request, "/modbus/request");
 	make_topic(b, b->topic_response, "/modbus/response");
 	make_topic(b, b->topic_state, "/state");
@@ -304,7 +300,7 @@ static void say_hello(struct bridge *b)
 {
 	const struct bridge_config *c = b->config;
 	struct mqtt_connect connect = {
-	        .client_id = slice_str(client_id(b)),
+	        .client_id = slice_str(b->client_id),
 	        .user_name = slice_str(c->has_login ? c->user_name : b->serial),
 	        .password = slice_str(c->has_login ? c->password : b->token),
 	        .keep_alive_s = c->keep_alive_s,
@@ -424,7 +420,7 @@ static void take_suback(struct bridge *b, const struct mqtt_packet *k)
 	if (!b->passed_over) /* by then the broker may have sent too much already */
 		b->renew_ms = b->token_ms + (int64_t)b->config->token_lifetime_s * RENEW_PART_MS;
 	log_line(b, LEVEL_INFO, "in service: connected to %.255s:%u as %.128s", b->config->broker_host,
-	        b->config->broker_port, client_id(b));
+	        b->config->broker_port, b->client_id);
 	enter(b, PHASE_SERVE, 0);
 }
 
@@ -637,8 +633,12 @@ static void read_packets(struct bridge *b)
 		size_t skip = b->packet_n - at < b->packet_skip ? b->packet_n - at : b->packet_skip;
 		struct mqtt_packet k;
 		const char *why;
-		if (skip > 0)
-			b->skipped_ms = b->time.now_ms;
+		/* In the middle of a large packet the broker can't answer: its time begins anew with each
+		 * piece. */
+		if (skip > 0 && b->ping_ms != 0)
+			b->ping_ms = b->time.now_ms;
+		if (skip > 0 && b->unacknowledged_ms != 0)
+			b->unacknowledged_ms = b->time.now_ms;
 		b->packet_skip -= skip;
 		at += skip;
 		if (!receiving(b))
@@ -718,36 +718,28 @@ static void transmit(struct bridge *b)
 		b->unacknowledged_ms = b->time.now_ms;
 }
 
-static int64_t later(int64_t a, int64_t b)
-{
-	return a > b ? a : b;
-}
-
 /* When the next ping is due: half a keep-alive after either direction fell silent, so that publishing alone
  * never hides a dead broker; while one waits for its answer, half a keep-alive after the last packet of ours
  * (MQTT-3.1.2-23 demands one in a whole one). */
 static int64_t ping_due(const struct bridge *b)
 {
-	int64_t half_ms = b->config->keep_alive_s * 500;
-	if (b->ping_ms != 0)
-		return later(b->sent_ms, b->ping_put_ms) + half_ms;
-	return (b->sent_ms < b->received_ms ? b->sent_ms : b->received_ms) + half_ms;
+	int64_t since_ms = b->ping_ms == 0 && b->received_ms < b->sent_ms ? b->received_ms : b->sent_ms;
+	return since_ms + b->config->keep_alive_s * 500;
 }
 
 static void keep_alive(struct bridge *b)
 {
 	if (b->time.now_ms >= ping_due(b)) {
 		mqtt_put_pingreq(&b->control);
-		b->ping_put_ms = b->time.now_ms;
+		b->sent_ms = b->time.now_ms; /* or when it finds room */
 		if (b->ping_ms == 0)
 			b->ping_ms = b->time.now_ms;
 	}
 	transmit(b);
 	wake_at(b, ping_due(b));
-	/* In the middle of a large packet the broker can't answer: its time begins anew with each piece. */
-	if (b->ping_ms != 0 && due(b, later(b->ping_ms, b->skipped_ms) + REPLY_MS))
+	if (b->ping_ms != 0 && due(b, b->ping_ms + REPLY_MS))
 		fail(b, END_TIMEOUT, "the broker did not answer a ping", 0);
-	else if (b->unacknowledged_ms != 0 && due(b, later(b->unacknowledged_ms, b->skipped_ms) + REPLY_MS))
+	else if (b->unacknowledged_ms != 0 && due(b, b->unacknowledged_ms + REPLY_MS))
 		fail(b, END_TIMEOUT, "the broker did not acknowledge a message", 0);
 }
 
@@ -764,7 +756,7 @@ static void note_end(struct bridge *b)
 	log_line(b, log_limited(b, LEVEL_WARN, CAUSE_EARLY_END),
 	        "the broker ended %u connections in a row soon after they began: does another client use the "
 	        "client id %.128s? (MQTT_CLIENT_ID)",
-	        b->early_ends, client_id(b));
+	        b->early_ends, b->client_id);
 }
 
 /* Why the link to the broker has ended by itself. */
@@ -922,7 +914,7 @@ static void step_drain(struct bridge *b)
 	}
 	if (requests_running(b) > 0 && due(b, b->phase_deadline_ms))
 		requests_abandon(b);
-	bool settled = requests_waiting(b) == 0 && mqtt_outbox_count(&b->outbox) == 0 && b->control.n == 0;
+	bool settled = b->requests.used == 0 && b->outbox.queue.used == 0 && b->control.n == 0;
 	bool over = due(b, b->phase_deadline_ms + SETTLE_MS);
 	if (settled && b->config->will && !b->said_offline) {
 		b->said_offline = true;
