@@ -10,11 +10,6 @@ enum {
 
 /* --- the connections --- */
 
-static struct link *link_of(struct bridge *b, size_t i)
-{
-	return &b->link[LINK_API + i];
-}
-
 static bool used(const struct bridge *b, const struct link *l)
 {
 	bool used = b->state.link == l;
@@ -28,36 +23,41 @@ static bool used(const struct bridge *b, const struct link *l)
 static void park(struct bridge *b, struct link *l)
 {
 	l->in = BUF(b->spare_mem);
-	l->out = buf_over(NULL, 0);
-	l->out_at = 0;
+	l->out.cap = l->out.n = l->out_at = 0;
 }
 
-static void open_link(struct bridge *b, size_t i)
+static void open_link(struct bridge *b, struct link *l)
 {
-	link_of(b, i)->open = true;
-	b->api_opened_ms[i] = b->time.now_ms;
+	l->open = true;
+	l->opened_ms = b->time.now_ms;
 }
 
-/* How little is to be expected of an unused connection: the one that is up for longest is the best, since a
+enum {
+	RANK_NONE = -3, /* it is on its way down */
+	RANK_OPENING,
+	RANK_NEW /* it can be opened */
+};
+
+/* How much is to be expected of an unused connection: the one that is up for longest is the best, since a
  * server may take its connections one by one and in their order; then a new one; one that is still not up may
- * never be. INT64_MAX: it is on its way down. */
-static int64_t rank(const struct bridge *b, size_t i)
+ * never be. */
+static int64_t rank(const struct bridge *b, const struct link *l)
 {
-	const struct link *l = &b->link[LINK_API + i];
+	int64_t age_ms = b->time.now_ms - l->opened_ms;
 	if (!l->open)
-		return l->state == LINK_DOWN ? INT64_MAX / 4 : INT64_MAX;
+		return l->state == LINK_DOWN ? RANK_NEW : RANK_NONE;
 	if (l->state == LINK_ENDED || l->in.n > 0)
-		return INT64_MAX;
+		return RANK_NONE;
 	if (l->state == LINK_UP)
-		return b->api_opened_ms[i];
-	return b->time.now_ms - b->api_opened_ms[i] < SPARE_OPEN_MS ? INT64_MAX / 2 : INT64_MAX;
+		return age_ms;
+	return age_ms < SPARE_OPEN_MS ? RANK_OPENING : RANK_NONE;
 }
 
 size_t api_spares(const struct bridge *b)
 {
 	size_t up = 0;
 	for (size_t i = LINK_API; i < BRIDGE_LINKS; i++)
-		up += !used(b, &b->link[i]) && b->link[i].state == LINK_UP;
+		up += b->link[i].state == LINK_UP && !used(b, &b->link[i]);
 	return up;
 }
 
@@ -71,26 +71,22 @@ static bool spared(struct bridge *b, const struct api *a)
 /* Gives the call a connection, when there is one: rather one that was opened ahead of need. */
 static void give_link(struct bridge *b, struct api *a)
 {
-	size_t best = 0;
-	int64_t least = INT64_MAX;
+	int64_t most = RANK_OPENING;
 	bool not_up = spared(b, a);
-	for (size_t i = 0; i < BRIDGE_API_LINKS; i++) {
-		struct link *l = link_of(b, i);
+	for (struct link *l = b->link + LINK_API; l < b->link + BRIDGE_LINKS; l++) {
 		/* Of two opened at once the last one: net.c serves the links from last to first. */
-		if (used(b, l) || (not_up && l->state == LINK_UP) || rank(b, i) > least)
+		if (used(b, l) || (not_up && l->state == LINK_UP) || rank(b, l) < most)
 			continue;
-		least = rank(b, i);
-		best = i;
+		most = rank(b, l);
+		a->link = l;
 	}
-	if (least == INT64_MAX)
+	if (a->link == NULL)
 		return;
-	struct link *l = link_of(b, best);
-	a->waited = l->open;
-	if (!l->open)
-		open_link(b, best);
-	a->link = l;
-	l->in = a->in;
-	l->out = a->out;
+	a->waited = a->link->open;
+	if (!a->waited)
+		open_link(b, a->link);
+	a->link->in = a->in;
+	a->link->out = a->out;
 }
 
 /* The call lets go of its connection, which is closed or, when keep is set, waits for the next one. */
@@ -107,11 +103,10 @@ static void drop_link(struct bridge *b, struct api *a, bool keep)
 static size_t count_spares(struct bridge *b, bool all)
 {
 	size_t n = 0;
-	for (size_t i = 0; i < BRIDGE_API_LINKS; i++) {
-		struct link *l = link_of(b, i);
+	for (struct link *l = b->link + LINK_API; l < b->link + BRIDGE_LINKS; l++) {
 		if (!l->open || used(b, l))
 			continue;
-		bool good = rank(b, i) < INT64_MAX;
+		bool good = rank(b, l) > RANK_NONE;
 		if (!good) { /* it has ended by itself: the next one is opened after a while, which grows */
 			b->spare_at_ms = b->time.now_ms + back_off_ms(b->spare_failures++);
 			b->spare_refused = !l->transport;
@@ -122,35 +117,26 @@ static size_t count_spares(struct bridge *b, bool all)
 	return n;
 }
 
-/* Is a call waiting for its connection? A spare one must not get in before it. */
-static bool call_opens(struct bridge *b)
-{
-	bool opens = false;
-	for (size_t i = 0; i < BRIDGE_API_LINKS; i++) {
-		struct link *l = link_of(b, i);
-		opens = opens || (used(b, l) && (l->state == LINK_DOWN || l->state == LINK_OPENING));
-	}
-	return opens;
-}
-
 void api_keep_spares(struct bridge *b)
 {
-	size_t n = count_spares(b, false), most = call_opens(b) || b->stopping ? 0 : b->config->api_spares;
-	for (size_t i = 0; i < BRIDGE_API_LINKS && b->api_keeps; i++)
-		n += used(b, link_of(b, i)); /* it will wait again, soon */
-	for (size_t i = 0; i < BRIDGE_API_LINKS; i++) {
-		struct link *l = link_of(b, i);
+	size_t n = count_spares(b, false), most = b->stopping ? 0 : b->config->api_spares;
+	for (struct link *l = b->link + LINK_API; l < b->link + BRIDGE_LINKS; l++) {
+		if (!used(b, l))
+			continue;
+		n += b->api_keeps; /* it will wait again, soon */
+		if (l->state == LINK_DOWN || l->state == LINK_OPENING)
+			most = 0; /* a call waits for its connection: a spare one must not get in before it */
+	}
+	for (struct link *l = b->link + LINK_API; l < b->link + BRIDGE_LINKS; l++) {
 		if (used(b, l))
 			continue;
-		if (!l->open && l->state == LINK_DOWN && n < most) {
-			if (!due(b, b->spare_at_ms))
-				continue;
+		if (!l->open && l->state == LINK_DOWN && n < most && due(b, b->spare_at_ms)) {
 			park(b, l);
-			open_link(b, i);
+			open_link(b, l);
 			n++;
 		}
 		if (l->open && l->state != LINK_UP)
-			wake_at(b, b->api_opened_ms[i] + SPARE_OPEN_MS);
+			wake_at(b, l->opened_ms + SPARE_OPEN_MS);
 	}
 }
 

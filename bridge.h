@@ -113,7 +113,7 @@ struct api {
 	enum bridge_error error;
 	const char *why;  /* a static sentence; API_DONE: NULL if the status is 2xx */
 	int code;         /* the number behind it, 0 for none */
-	uint32_t request; /* whose call it is: a request's number, see requests.c; 0 for none */
+	unsigned request; /* whose call it is: a request's number, see requests.c; 0 for none */
 };
 
 /* Session phases, in their order. */
@@ -214,7 +214,7 @@ struct bridge {
 
 	/* its own */
 	size_t log_at;     /* where the line that is being written begins */
-	uint32_t log_more; /* how many like it were not logged */
+	unsigned log_more; /* how many like it were not logged */
 	struct {
 		int64_t logged_ms; /* when the last one was; 0: never */
 		uint32_t more;     /* so many came since */
@@ -231,7 +231,7 @@ struct bridge {
 	int64_t served_since_ms;
 	int64_t served_until_ms;         /* when the last service ended; 0: there was none */
 	unsigned early_ends;             /* connections in a row that ended soon after they began */
-	uint32_t stale;                  /* requests that were not executed because they are */
+	unsigned stale;                  /* requests that were not executed because they are */
 	size_t seen_n;                   /* so many of them may be in use */
 	uint16_t arrived;                /* QoS 1 publishes that came over this connection */
 	int64_t token_ms, next_token_ms; /* when the token in use was asked for, and the one that follows */
@@ -253,11 +253,10 @@ struct bridge {
 
 	/* the requests (requests.c) */
 	struct queue requests;
-	uint32_t last_request;
+	unsigned last_request;
 	struct api call[BRIDGE_CALLS];
 
 	/* connections ahead of need (api.c) */
-	int64_t api_opened_ms[BRIDGE_API_LINKS];
 	bool api_keeps;          /* the server kept the last connection open, for the next call */
 	unsigned spare_failures; /* in a row: ended before they were of use */
 	bool spare_refused;      /* the last of them never came up */
@@ -289,7 +288,7 @@ struct bridge {
 	alignas(BRIDGE_ALIGN) unsigned char state_out[BRIDGE_STATE_CALL_BYTES], state_in[HTTP_REPLY_BYTES];
 	unsigned char call_out[BRIDGE_CALLS][BRIDGE_CALL_BYTES], call_in[BRIDGE_CALLS][BRIDGE_REPLY_BYTES];
 	struct {
-		uint32_t number; /* 0: none */
+		unsigned number; /* 0: none */
 		uint16_t id;
 	} trace[BRIDGE_TRACED]; /* at debug level: the packets that requests were answered in */
 };

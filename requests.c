@@ -1,5 +1,6 @@
 #include "core.h"
 
+#include <limits.h>
 #include <string.h>
 
 #include "json.h"
@@ -16,10 +17,10 @@ static const char fallback[MEMBERS][4] = {
 
 /* A request in the queue, from its arrival until its answer is in the outbox. */
 struct request {
-	uint32_t number; /* counts from 1 */
+	unsigned number; /* counts from 1 */
 	uint32_t device; /* hash of its device id, 0 for none: requests of one device run one after the other,
 	                  * and two devices with one hash just do so as well */
-	uint32_t size;   /* of the payload as it arrived; bytes is empty when that was too large */
+	unsigned size;   /* of the payload as it arrived; bytes is empty when that was too large */
 	uint32_t arrived_ms;   /* the time's lower bits */
 	bool valid;            /* it is JSON */
 	bool running;          /* its call is under way */
@@ -70,7 +71,7 @@ void requests_acknowledged(struct bridge *b, uint16_t id)
 }
 
 /* The answer is in the outbox: one line for what went wrong, and at debug level for its packet. */
-static void log_answer(struct bridge *b, uint32_t number, const struct answer *a)
+static void log_answer(struct bridge *b, unsigned number, const struct answer *a)
 {
 	uint16_t id = b->outbox.last_id;
 	if (a->error != ERROR_NONE) {
@@ -87,7 +88,7 @@ static void log_answer(struct bridge *b, uint32_t number, const struct answer *a
 }
 
 /* Puts an answer into the outbox, of which reserve bytes must be left. false: there is no room now. */
-static bool put_answer(struct bridge *b, uint32_t number, const struct answer *a, size_t reserve)
+static bool put_answer(struct bridge *b, unsigned number, const struct answer *a, size_t reserve)
 {
 	struct buf p;
 	if (!publish_begin(b, b->topic_response, "modbus_response", &p))
@@ -328,7 +329,7 @@ bool requests_take(struct bridge *b, struct slice payload, size_t size)
 		return true;
 	}
 	r->number = ++b->last_request;
-	r->size = size > UINT32_MAX ? UINT32_MAX : (uint32_t)size;
+	r->size = size > UINT_MAX ? UINT_MAX : (unsigned)size;
 	r->arrived_ms = (uint32_t)b->time.now_ms;
 	r->running = false;
 	r->valid = valid;

@@ -6,6 +6,11 @@
 #include "../../api.c"
 #include "driver.h"
 
+static struct link *link_of(struct bridge *bridge, size_t i)
+{
+	return &bridge->link[LINK_API + i];
+}
+
 static const char closing[] = "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n{}";
 static const char keeping[] = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
 
