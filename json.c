@@ -33,7 +33,7 @@ static int peek(const struct scan *s)
 
 static bool wrong(struct scan *s, const char *why)
 {
-	s->why = s->at < s->n ? why : "the text ends too early";
+	s->why = why;
 	return false;
 }
 
@@ -244,12 +244,12 @@ const char *json_check(struct slice s, bool *words, size_t *at)
 	if (skip_value(&t)) {
 		skip_space(&t);
 		if (t.at < t.n)
-			wrong(&t, "more follows the JSON text");
+			t.why = "more follows the JSON text";
 	}
 	*at = t.at;
 	if (words != NULL)
 		*words = t.words;
-	return t.why;
+	return t.why != NULL && t.at == t.n ? "the text ends too early" : t.why;
 }
 
 enum json_kind json_kind(struct slice value)
