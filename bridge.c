@@ -319,6 +319,11 @@ int64_t bridge_step(struct bridge *b, struct bridge_time time)
 	return b->wake_ms;
 }
 
+const char *bridge_client_id(const struct bridge *b)
+{
+	return b->config->client_id[0] != 0 ? b->config->client_id : b->serial;
+}
+
 bool bridge_busy(const struct bridge *b)
 {
 	size_t held = b->requests.used + b->outbox.queue.used + b->control.n + b->packet_n + b->log.n;

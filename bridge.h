@@ -238,7 +238,6 @@ struct bridge {
 	int64_t renew_ms;                /* when the next one is to be fetched, or at the latest to be used */
 	const char *failure_why;         /* why it is not in service; NULL: nothing has failed since it was */
 	char serial[BRIDGE_SERIAL_BYTES];
-	const char *client_id;   /* when there is a serial number */
 	enum bridge_dates dates; /* the form that the next token uses: never DATES_AUTO */
 	bool clock_wrong;        /* the clock was before the build when last looked at */
 	bool shared_prefix;      /* no {serial} in the prefix: other gateways hear the same requests */
@@ -301,6 +300,9 @@ void bridge_init(struct bridge *b, const struct bridge_config *config, struct tl
 /* Does what is due and returns when it wants to be called again at the latest (monotonic ms). To be called,
  * too, whenever the driver has changed a fact or moved bytes of a link. */
 int64_t bridge_step(struct bridge *b, struct bridge_time time);
+
+/* The client id that it connects with: the configured one, or the serial number. */
+const char *bridge_client_id(const struct bridge *b);
 
 /* Is anything under way? While not, nothing is in the memory from requests_mem on. */
 bool bridge_busy(const struct bridge *b);

@@ -116,7 +116,7 @@ void figures_take(struct figures *f, const struct bridge *b, int64_t memory_byte
 	f->b = b;
 	f->version = IAMCAT_VERSION;
 	f->gateway = b->serial;
-	f->client_id = c->client_id[0] != 0 ? c->client_id : b->serial;
+	f->client_id = bridge_client_id(b);
 	describe_broker(f, &b->link[LINK_BROKER]);
 	f->up_ms = now - b->started_ms;
 	f->gap_ms = serves ? 0 : now - (b->served_until_ms != 0 ? b->served_until_ms : b->started_ms);

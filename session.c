@@ -179,7 +179,6 @@ static void make_topic(const struct bridge *b, char *out, const char *leaf)
 
 static void take_serial(struct bridge *b)
 {
-	b->client_id = b->config->client_id[0] != 0 ? b->config->client_id : b->serial;
 	make_topic(b, b->topic_request, "/modbus/request");
 	make_topic(b, b->topic_response, "/modbus/response");
 	make_topic(b, b->topic_state, "/state");
@@ -300,7 +299,7 @@ static void say_hello(struct bridge *b)
 {
 	const struct bridge_config *c = b->config;
 	struct mqtt_connect connect = {
-	        .client_id = slice_str(b->client_id),
+	        .client_id = slice_str(bridge_client_id(b)),
 	        .user_name = slice_str(c->has_login ? c->user_name : b->serial),
 	        .password = slice_str(c->has_login ? c->password : b->token),
 	        .keep_alive_s = c->keep_alive_s,
@@ -420,7 +419,7 @@ static void take_suback(struct bridge *b, const struct mqtt_packet *k)
 	if (!b->passed_over) /* by then the broker may have sent too much already */
 		b->renew_ms = b->token_ms + (int64_t)b->config->token_lifetime_s * RENEW_PART_MS;
 	log_line(b, LEVEL_INFO, "in service: connected to %.255s:%u as %.128s", b->config->broker_host,
-	        b->config->broker_port, b->client_id);
+	        b->config->broker_port, bridge_client_id(b));
 	enter(b, PHASE_SERVE, 0);
 }
 
@@ -756,7 +755,7 @@ static void note_end(struct bridge *b)
 	log_line(b, log_limited(b, LEVEL_WARN, CAUSE_EARLY_END),
 	        "the broker ended %u connections in a row soon after they began: does another client use the "
 	        "client id %.128s? (MQTT_CLIENT_ID)",
-	        b->early_ends, b->client_id);
+	        b->early_ends, bridge_client_id(b));
 }
 
 /* Why the link to the broker has ended by itself. */
