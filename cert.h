@@ -52,19 +52,19 @@ const char *cert_error_text(int error);
 
 /* A certificate that was read; its slices and key point into the DER bytes. */
 struct cert {
-	struct slice der, tbs, subject, issuer; /* whole encodings; names as they stand */
-	struct slice signature;
-	uint8_t algorithm; /* of the signature: an index into a table of cert.c */
-	br_x509_pkey key;
-	int64_t not_before_s, not_after_s; /* since 1970, both inclusive */
-	bool ca;                           /* basicConstraints say so */
-	int path_length;                   /* -1: no limit */
-	uint16_t key_usage;       /* bit 15 is digitalSignature (0); all ones when the extension is missing */
-	bool server_auth;         /* extendedKeyUsage is missing or allows it */
-	struct slice alt_names;   /* the GeneralNames of subjectAltName; .p NULL when missing */
-	struct slice constraints; /* the subtrees of nameConstraints; .p NULL when missing */
 	enum cert_error error; /* the first thing that is wrong with it by itself, whatever it is used for */
 	uint32_t errors;       /* all of them: bit CERT_x - CERT_NONE */
+	int path_length;       /* -1: no limit */
+	uint16_t key_usage;    /* bit 15 is digitalSignature (0); all ones when the extension is missing */
+	uint8_t algorithm;     /* of the signature: an index into a table of cert.c */
+	bool ca;               /* basicConstraints say so */
+	bool server_auth;      /* extendedKeyUsage is missing or allows it */
+	struct slice subject, issuer; /* whole encodings, as they stand */
+	struct slice alt_names;       /* the GeneralNames of subjectAltName; .p NULL when missing */
+	struct slice constraints;     /* the subtrees of nameConstraints; .p NULL when missing */
+	br_x509_pkey key;
+	int64_t not_before_s, not_after_s; /* since 1970, both inclusive */
+	struct slice der, tbs, signature;  /* whole encodings; content */
 };
 
 /* Reads one certificate that fills der. Returns c->error: CERT_OK, or CERT_MALFORMED (c is not to be used),
@@ -95,16 +95,14 @@ struct cert_check {
 	enum cert_error error;
 	struct buf detail; /* after an error: what the certificate at fault says, and what was expected */
 	/* its own */
-	unsigned char detail_mem[CERT_DETAIL_BYTES];
-	unsigned signatures, fault;     /* how many were verified; the certificate that the error is about */
-	uint8_t path[CERT_CHAIN];       /* when all is well: indices into cert, from the leaf up, */
-	size_t path_certs;              /* so many, */
-	const struct cert_anchor *root; /* and the anchor at its end; it may be the leaf itself */
+	unsigned certs, fault, signatures; /* fault: what the error is about; how many were verified */
+	size_t path_certs;                 /* when all is well: so many, from the leaf up, */
+	uint8_t path[CERT_CHAIN];          /* which are indices into cert, */
+	const struct cert_anchor *root;    /* and the anchor at their end; it may be the leaf itself */
+	struct buf bytes;                  /* of all of them */
+	size_t end[CERT_CHAIN];            /* where each one's end */
 	struct cert cert[CERT_CHAIN];
-	unsigned certs;
-	size_t end[CERT_CHAIN]; /* where each one's bytes end */
-	struct buf bytes;
-	unsigned char bytes_mem[CERT_CHAIN_BYTES];
+	unsigned char detail_mem[CERT_DETAIL_BYTES], bytes_mem[CERT_CHAIN_BYTES];
 };
 
 /* The class; a check is made ready by setting vtable, anchor, anchors, time_s, host, rsa, ecdsa and ec.

@@ -32,11 +32,10 @@ void dns_put_address(struct buf *b, const struct dns_address *a);
 
 /* resolv.conf(5). */
 struct dns_conf {
-	struct dns_address server[DNS_SERVERS];
-	size_t servers;
-	char search[DNS_SEARCH][DNS_NAME_BYTES];
-	size_t searches;
 	unsigned ndots, timeout_s, attempts;
+	size_t servers, searches;
+	struct dns_address server[DNS_SERVERS];
+	char search[DNS_SEARCH][DNS_NAME_BYTES];
 };
 
 /* Reads the text of resolv.conf; an empty text gives the defaults (server 127.0.0.1, ndots 1, timeout 5,
@@ -73,34 +72,35 @@ struct dns_name {
 /* The look-up of one family: A or AAAA. */
 struct dns_family {
 	enum { DNS_OPEN, DNS_HAS_ADDRESSES, DNS_HAS_NONE, DNS_NO_NAME, DNS_NO_ANSWER } end;
-	struct dns_name name; /* the candidate, or what it is an alias of */
 	uint16_t id;
 	unsigned aliases, round;
 	size_t first, asked; /* servers asked in this round, beginning with the first */
 	unsigned waiting;    /* a bit for every server that may still answer */
 	int64_t next_ms, round_ms;
-	struct dns_address address[DNS_ADDRESSES];
 	size_t addresses;
+	struct dns_address address[DNS_ADDRESSES];
+	struct dns_name name; /* the candidate, or what it is an alias of */
 };
 
 struct dns {
 	enum dns_state state;
-	struct dns_address
-	        address[DNS_ADDRESSES]; /* when DNS_FOUND: IPv6 and IPv4 taking turns, as they came */
-	size_t addresses;
 	const char
 	        *why; /* when DNS_FAILED: a static sentence ("no such name", "no name server answered", …) */
 	struct dns_server server[DNS_SERVERS];
+	size_t addresses; /* in address */
 	/* its own */
-	struct dns_conf conf;
-	struct dns_name base;        /* the name that was asked for, without the root */
-	bool absolute, as_is_first;  /* not with the search domains; before them */
-	bool exists;                 /* one of the candidates has no address, but is there */
-	size_t candidate;            /* the next one */
-	struct dns_family family[2]; /* A, AAAA */
-	size_t best;                 /* the server that answered last: asked first from then on */
-	int64_t started_ms, settle_ms, round_length_ms;
+	bool absolute, as_is_first; /* not with the search domains; before them */
+	bool exists;                /* one of the candidates has no address, but is there */
 	uint32_t random;
+	size_t candidate; /* the next one */
+	size_t best;      /* the server that answered last: asked first from then on */
+	int64_t started_ms, settle_ms, round_length_ms;
+	struct dns_family family[2]; /* A, AAAA */
+	struct dns_conf conf;
+	struct dns_name base; /* the name that was asked for, without the root */
+	/* what it has found */
+	struct dns_address
+	        address[DNS_ADDRESSES]; /* when DNS_FOUND: IPv6 and IPv4 taking turns, as they came */
 };
 
 /* Starts a look-up of name (no literal, not localhost, not in hosts: the caller asked those first). conf, as

@@ -49,7 +49,6 @@ void tls_anchors_describe(struct buf *b);
 bool tls_anchors_read(struct tls_anchors *a, struct slice pem, struct buf *why);
 
 struct tls {
-	unsigned char in[TLS_IN_BYTES], out[TLS_OUT_BYTES]; /* of in, mostly the beginning alone is used */
 	br_ssl_client_context client;
 	/* kept from one connection to the next */
 	br_ssl_session_parameters
@@ -57,6 +56,7 @@ struct tls {
 	int64_t session_s; /* when its full handshake was */
 	bool resuming;     /* this connection offers it */
 	bool all_suites;   /* ChaCha20 alone was refused: offer everything */
+	unsigned char in[TLS_IN_BYTES], out[TLS_OUT_BYTES]; /* of in, mostly the beginning alone is used */
 	struct cert_check check;
 };
 
