@@ -96,7 +96,7 @@ struct reader {
 };
 
 /* What was read from files and is still needed, one file behind the other. */
-static unsigned char text[CONFIG_FILE_BYTES];
+static _Alignas(BRIDGE_ALIGN) unsigned char text[CONFIG_FILE_BYTES];
 static size_t text_n;
 
 static void wipe_text(void)

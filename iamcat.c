@@ -25,7 +25,7 @@ enum { EXIT_OK = 0, EXIT_UNHEALTHY = 1, EXIT_CONFIG = 2, TEXT_BYTES = 8192 };
 enum command { RUN, CHECK, STATUS, HEALTH, COMMANDS };
 
 static struct config config;
-static struct tls_anchors anchors[2]; /* one is used, the other is read into */
+static _Alignas(BRIDGE_ALIGN) struct tls_anchors anchors[2]; /* one is used, the other is read into */
 static struct tls tls;
 static struct bridge bridge;
 static struct net net;
@@ -402,7 +402,7 @@ static int usage_error(const char *what, const char *argument)
 /* Reads the configuration; says what is wrong with it: in the log, or plainly to who only asks. */
 static bool configure(const char *file)
 {
-	static unsigned char error_mem[TEXT_BYTES], warning_mem[TEXT_BYTES];
+	static _Alignas(BRIDGE_ALIGN) unsigned char error_mem[TEXT_BYTES], warning_mem[TEXT_BYTES];
 	struct buf errors = BUF(error_mem), warnings = BUF(warning_mem);
 	bool asks = command >= STATUS;
 	bool good = config_read(&config, asks ? NULL : &anchors[0], file, environ, &errors, &warnings);

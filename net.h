@@ -26,13 +26,13 @@ struct net_peer {
 struct net {
 	struct net_peer peer[NET_PEERS];
 	size_t peers;
-	struct resolve host[NET_HOSTS];
 	size_t hosts;
 	int64_t wake_ms; /* when net_move wants to be called again at the latest */
 	/* TLS takes a record in two bites, header and rest. One call brings both, and often the next records,
 	 * so many bytes from ahead_at on; of the one link that has TLS. */
 	unsigned char ahead[NET_AHEAD_BYTES];
 	size_t ahead_at, ahead_n;
+	struct resolve host[NET_HOSTS];
 };
 
 /* Serves n links, which outlive it; at most NET_PEERS, with at most NET_HOSTS different hosts. */

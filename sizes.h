@@ -40,7 +40,8 @@ enum {
 
 	BRIDGE_LOG_BYTES = 8192, /* log lines of one step */
 
-	BRIDGE_ALIGN = 4096, /* where much of a page is used, it is one page: at least 8 */
+	BRIDGE_ALIGN =
+	        4096, /* what is large begins on a page, so that small things lie together: at least 8 */
 
 	/* replies of the API */
 	HTTP_HEAD_BYTES = 8192,  /* status line and header */
