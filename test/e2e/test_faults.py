@@ -274,7 +274,7 @@ def test_a_full_outbox(lab: Lab):
     for request in requests:
         desk.send(request)
     waiting, busy = [], []
-    while not busy or busy[-1] < len(requests) - 1:
+    while not busy or busy[-1] < len(requests) - 1 or len(waiting) < 2:
         answer = desk.take()
         number = strict_json(answer)["request"]["address"]
         response = desk.check(answer, requests[number])
