@@ -12,7 +12,7 @@ VERSION_FLAGS := -DIAMCAT_VERSION='"$(VERSION)"' $(if $(BUILD_TIME),-DIAMCAT_BUI
 ALL_CFLAGS = $(BASE) -ffunction-sections -fdata-sections -fstack-protector-strong $(VERSION_FLAGS) $(CFLAGS)
 SANITIZE := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 
-SRC := iamcat.c check.c config.c sandbox.c notify.c net.c resolve.c status.c figures.c bridge.c session.c requests.c api.c link.c tls.c cert.c mqtt.c http.c dns.c json.c \
+SRC := iamcat.c check.c config.c sandbox.c notify.c net.c resolve.c fd.c status.c figures.c bridge.c session.c requests.c api.c link.c tls.c cert.c mqtt.c http.c dns.c json.c \
 	queue.c buf.c
 
 ifndef V

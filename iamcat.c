@@ -187,7 +187,7 @@ static void fill_standard_descriptors(void)
 		if ((fd = openat(AT_FDCWD, "/dev/null", O_RDWR)) < 0)
 			fd = openat(AT_FDCWD, "/", O_PATH);
 	while (fd >= 0 && fd <= STDERR_FILENO);
-	resolve_close(&fd);
+	fd_close(&fd);
 }
 
 /* --- the loop --- */

@@ -67,7 +67,7 @@ static const char *errno_text(int code)
 
 static void close_fd(struct net_peer *p)
 {
-	resolve_close(&p->fd);
+	fd_close(&p->fd);
 	p->readable = p->writable = p->blocked = p->broken = false;
 }
 
@@ -89,7 +89,7 @@ static void connect_next(struct net_peer *p, int64_t now_ms, int code)
 	close_fd(p);
 	while (p->at < host->addresses) {
 		p->address = host->address[p->at++];
-		p->fd = resolve_connect(&p->address, p->link->port, SOCK_STREAM, p->link->tls != NULL);
+		p->fd = fd_connect(&p->address, p->link->port, SOCK_STREAM, p->link->tls != NULL);
 		if (p->fd >= 0) {
 			p->step = PEER_CONNECT;
 			p->deadline_ms = now_ms + NET_CONNECT_MS;
@@ -319,9 +319,9 @@ void net_wait(struct net *net, int64_t until_ms, struct watch *w)
 	for (size_t i = 0; i < net->peers; i++) {
 		struct net_peer *p = &net->peer[i];
 		if (p->step == PEER_CONNECT || p->blocked)
-			resolve_watch(w, &w->writable, p->fd);
+			fd_watch(w, &w->writable, p->fd);
 		if (p->step == PEER_OPEN && link_recv_buf(p->link, &n) != NULL)
-			resolve_watch(w, &w->readable, p->fd);
+			fd_watch(w, &w->readable, p->fd);
 	}
 	int64_t at = until_ms < net->wake_ms ? until_ms : net->wake_ms, wait_ms = at - net_now_ms();
 	wait_ms = wait_ms < 0 ? 0 : wait_ms < HOUR_MS ? wait_ms : HOUR_MS;
@@ -332,7 +332,7 @@ void net_wait(struct net *net, int64_t until_ms, struct watch *w)
 		*w = (struct watch){.top = -1}; /* after a signal they are as they were */
 	for (size_t i = 0; i < net->peers; i++) {
 		struct net_peer *p = &net->peer[i];
-		p->readable = resolve_ready(&w->readable, p->fd);
-		p->writable = resolve_ready(&w->writable, p->fd);
+		p->readable = fd_ready(&w->readable, p->fd);
+		p->writable = fd_ready(&w->writable, p->fd);
 	}
 }

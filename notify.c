@@ -5,7 +5,7 @@
 #include <sys/un.h>
 
 #include "config.h"
-#include "resolve.h"
+#include "fd.h"
 
 static int fd = -1;
 static int64_t watchdog_ms; /* how often it wants to hear from us; 0: not at all */
@@ -36,10 +36,10 @@ void notify_open(char *const *envp)
 	memcpy(to.sun_path, path.p, path.n);
 	if (path.p[0] == '@') /* an abstract name, see unix(7) */
 		to.sun_path[0] = 0;
-	fd = resolve_socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK);
+	fd = fd_socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK);
 	if (connect(fd, (struct sockaddr *)&to,
 	            (socklen_t)(offsetof(struct sockaddr_un, sun_path) + path.n)) != 0)
-		resolve_close(&fd);
+		fd_close(&fd);
 	if (us > 0) /* half of it, as sd_watchdog_enabled(3) advises */
 		watchdog_ms = us / 2000 + (us < 2000);
 }

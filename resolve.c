@@ -1,103 +1,12 @@
 #include "resolve.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 const char resolve_hosts[] = "/etc/hosts", resolve_conf[] = "/etc/resolv.conf";
 
-enum { DNS_PORT = 53, USER_TIMEOUT_MS = 15 * 1000 };
-
-/* The socket address that is being used, of either family. */
-static union {
-	struct sockaddr any;
-	struct sockaddr_in v4;
-	struct sockaddr_in6 v6;
-} address;
-
-static socklen_t make_address(const struct dns_address *a, uint16_t port)
-{
-	memset(&address, 0, sizeof address);
-	if (a->size == 4) {
-		address.v4.sin_family = AF_INET;
-		address.v4.sin_port = htons(port);
-		memcpy(&address.v4.sin_addr, a->ip, 4);
-		return sizeof address.v4;
-	}
-	address.v6.sin6_family = AF_INET6;
-	address.v6.sin6_port = htons(port);
-	address.v6.sin6_scope_id = a->scope;
-	memcpy(&address.v6.sin6_addr, a->ip, 16);
-	return sizeof address.v6;
-}
-
-int resolve_fits(int fd)
-{
-	if (fd >= FD_SETSIZE) {
-		close(fd);
-		errno = EMFILE;
-		return -1;
-	}
-	return fd;
-}
-
-int resolve_socket(int family, int type)
-{
-	return resolve_fits(socket(family, type | SOCK_CLOEXEC, 0));
-}
-
-void resolve_close(int *fd)
-{
-	int code = errno;
-	if (*fd >= 0)
-		close(*fd);
-	errno = code;
-	*fd = -1;
-}
-
-void resolve_watch(struct watch *w, fd_set *set, int fd)
-{
-	if (fd < 0)
-		return;
-	FD_SET(fd, set);
-	if (fd > w->top)
-		w->top = fd;
-}
-
-bool resolve_ready(const fd_set *set, int fd)
-{
-	return fd >= 0 && FD_ISSET(fd, set);
-}
-
-int resolve_connect(const struct dns_address *to, uint16_t port, int type, bool lasting)
-{
-	socklen_t size = make_address(to, port);
-	int fd = resolve_socket(address.any.sa_family, type | SOCK_NONBLOCK);
-	if (fd >= 0 && lasting) {
-		/* Nagle's algorithm would hold an answer back for the other side's delayed acknowledgement.
-		 * Bytes that are not acknowledged for so long mean that the other side is gone. */
-		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-		setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &(unsigned){USER_TIMEOUT_MS}, sizeof(unsigned));
-	}
-	if (fd >= 0 && connect(fd, &address.any, size) != 0 && errno != EINPROGRESS)
-		resolve_close(&fd);
-	return fd;
-}
-
-int resolve_listen(const struct dns_address *at, uint16_t port, int backlog)
-{
-	socklen_t size = make_address(at, port);
-	int fd = resolve_socket(address.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK);
-	if (fd >= 0) /* Connections of an earlier run that are in TIME_WAIT must not keep the port. */
-		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int));
-	if (fd >= 0 && (bind(fd, &address.any, size) != 0 || listen(fd, backlog) != 0))
-		resolve_close(&fd);
-	return fd;
-}
+enum { DNS_PORT = 53 };
 
 void resolve_init(struct resolve *r, const char *name)
 {
@@ -124,28 +33,6 @@ void resolve_prefer(struct resolve *r, const struct dns_address *a)
 	}
 }
 
-void resolve_open(struct lines *l, const char *path)
-{
-	l->fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	l->n = l->taken = 0;
-}
-
-struct slice resolve_lines(struct lines *l)
-{
-	ssize_t got;
-	l->n -= l->taken;
-	memmove(l->piece, l->piece + l->taken, l->n);
-	while (l->n < sizeof l->piece && (got = read(l->fd, l->piece + l->n, sizeof l->piece - l->n)) > 0)
-		l->n += (size_t)got;
-	l->taken = l->n;
-	if (l->n == sizeof l->piece)
-		while (l->taken > 0 && l->piece[l->taken - 1] != '\n')
-			l->taken--;
-	if (l->taken == 0)
-		l->taken = l->n;
-	return (struct slice){l->piece, l->taken};
-}
-
 void resolve_begin(struct resolve *r, uint32_t random, int64_t now_ms)
 {
 	struct lines lines;
@@ -161,15 +48,15 @@ void resolve_begin(struct resolve *r, uint32_t random, int64_t now_ms)
 		r->addresses = 2;
 	if (r->addresses > 0)
 		return;
-	resolve_open(&lines, resolve_hosts);
-	while ((piece = resolve_lines(&lines)).n > 0)
+	fd_open(&lines, resolve_hosts);
+	while ((piece = fd_lines(&lines)).n > 0)
 		dns_read_hosts(piece, r->name, r->address, &r->addresses);
-	resolve_close(&lines.fd);
+	fd_close(&lines.fd);
 	if (r->addresses > 0)
 		return;
-	resolve_open(&lines, resolve_conf);
-	dns_read_conf(&conf, resolve_lines(&lines));
-	resolve_close(&lines.fd);
+	fd_open(&lines, resolve_conf);
+	dns_read_conf(&conf, fd_lines(&lines));
+	fd_close(&lines.fd);
 	dns_begin(&r->dns, r->name, &conf, random, now_ms);
 	r->state = RESOLVE_BUSY;
 }
@@ -226,20 +113,19 @@ static bool serve(struct resolve *r, size_t i, int64_t now_ms)
 	struct dns_server *wish = &r->dns.server[i];
 	bool tcp = wish->tcp_open, open = tcp || wish->udp_open;
 	if (!open || s->tcp != tcp)
-		resolve_close(&s->fd);
+		fd_close(&s->fd);
 	if (!open)
 		return false;
 	if (s->fd < 0) {
 		*s = (struct resolve_server){.tcp = tcp};
-		s->fd = resolve_connect(
-		        &r->dns.conf.server[i], DNS_PORT, tcp ? SOCK_STREAM : SOCK_DGRAM, false);
+		s->fd = fd_connect(&r->dns.conf.server[i], DNS_PORT, tcp ? SOCK_STREAM : SOCK_DGRAM, false);
 	}
 	int result = s->fd < 0 || send_question(r, s, false, &wish->send_a) < 0 ||
 	                             send_question(r, s, true, &wish->send_aaaa) < 0
 	                     ? -1
 	                     : receive(r, i, now_ms);
 	if (result < 0) {
-		resolve_close(&s->fd);
+		fd_close(&s->fd);
 		dns_server_failed(&r->dns, i, now_ms);
 	}
 	return result != 0;
@@ -264,7 +150,7 @@ int64_t resolve_step(struct resolve *r, int64_t now_ms)
 	r->addresses = r->dns.addresses;
 	r->why = r->dns.why;
 	for (size_t i = 0; i < DNS_SERVERS; i++)
-		resolve_close(&r->server[i].fd);
+		fd_close(&r->server[i].fd);
 	return INT64_MAX;
 }
 
@@ -273,8 +159,8 @@ void resolve_want(const struct resolve *r, struct watch *w)
 	for (size_t i = 0; i < DNS_SERVERS; i++) {
 		const struct resolve_server *s = &r->server[i];
 		const struct dns_server *wish = &r->dns.server[i];
-		resolve_watch(w, &w->readable, s->fd);
+		fd_watch(w, &w->readable, s->fd);
 		if (wish->send_a || wish->send_aaaa)
-			resolve_watch(w, &w->writable, s->fd);
+			fd_watch(w, &w->writable, s->fd);
 	}
 }

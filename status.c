@@ -73,11 +73,11 @@ static bool stale(socklen_t size)
 {
 	int fd = openat(AT_FDCWD, address.sun_path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW);
 	bool is_socket = fd < 0 && errno == ENXIO;
-	int other = resolve_socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK);
+	int other = fd_socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK);
 	bool dead =
 	        is_socket && connect(other, (struct sockaddr *)&address, size) != 0 && errno == ECONNREFUSED;
-	resolve_close(&fd);
-	resolve_close(&other);
+	fd_close(&fd);
+	fd_close(&other);
 	return dead;
 }
 
@@ -85,7 +85,7 @@ static bool stale(socklen_t size)
 static int open_local(struct status *s)
 {
 	socklen_t size = make_address(s->config, geteuid());
-	int fd = resolve_socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK);
+	int fd = fd_socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK);
 	if (fd < 0)
 		return fd;
 	s->bound = bind(fd, (struct sockaddr *)&address, size) == 0;
@@ -95,7 +95,7 @@ static int open_local(struct status *s)
 		errno = EADDRINUSE;
 	}
 	if (!s->bound || listen(fd, BACKLOG) != 0)
-		resolve_close(&fd);
+		fd_close(&fd);
 	return fd;
 }
 
@@ -131,7 +131,7 @@ static void open_all(struct status *s, int64_t now_ms)
 		good = opened(s, "STATUS_SOCKET", s->local = open_local(s));
 	if (s->web < 0 && c->metrics_port != 0)
 		good &= opened(s, "METRICS_LISTEN",
-		        s->web = resolve_listen(&c->metrics_address, c->metrics_port, BACKLOG));
+		        s->web = fd_listen(&c->metrics_address, c->metrics_port, BACKLOG));
 	s->failing = !good;
 	s->again_ms = good || c->sandbox == SWITCH_ON ? INT64_MAX : now_ms + AGAIN_MS;
 }
@@ -155,11 +155,11 @@ void status_close(struct status *s)
 	/* The sandbox leaves no right to that; the next start replaces it. */
 	if (s->bound && s->config->status_socket[0] != 0 && s->config->sandbox == SWITCH_OFF)
 		unlink(s->config->status_socket);
-	resolve_close(&s->local);
-	resolve_close(&s->web);
-	resolve_close(&s->memory);
+	fd_close(&s->local);
+	fd_close(&s->web);
+	fd_close(&s->memory);
 	for (size_t i = 0; i < STATUS_CLIENTS; i++)
-		resolve_close(&s->client[i].fd);
+		fd_close(&s->client[i].fd);
 }
 
 /* --- answers --- */
@@ -182,9 +182,9 @@ static void take_figures(struct status *s, const struct bridge *b)
 /* The next one who asks there; -1 when nobody does, or the system has no descriptor left. */
 static int accept_one(struct status *s, int listener, const struct watch *w, int64_t now_ms)
 {
-	if (!resolve_ready(&w->readable, listener))
+	if (!fd_ready(&w->readable, listener))
 		return -1;
-	int fd = resolve_fits(accept(listener, NULL, NULL));
+	int fd = fd_fits(accept(listener, NULL, NULL));
 	if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM))
 		s->quiet_ms = now_ms + QUIET_MS; /* or select would come back with it at once */
 	return fd;
@@ -242,7 +242,7 @@ static void transmit(struct status_client *c)
 {
 	ssize_t n = send(c->fd, c->mem + c->at, c->n - c->at, MSG_NOSIGNAL | MSG_DONTWAIT);
 	if (n < 0 && errno != EAGAIN && errno != EINTR)
-		resolve_close(&c->fd);
+		fd_close(&c->fd);
 	c->at += n > 0 ? (size_t)n : 0;
 	if (c->at == c->n)
 		shutdown(c->fd, SHUT_WR);
@@ -255,7 +255,7 @@ static void receive(struct status *s, const struct bridge *b, struct status_clie
 	size_t room = c->answered ? sizeof s->reply : STATUS_HEAD_BYTES - c->n;
 	ssize_t n = recv(c->fd, c->answered ? s->reply : c->mem + c->n, room, MSG_DONTWAIT);
 	if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR) || (c->answered && (size_t)n == room))
-		resolve_close(&c->fd); /* that much: it will not read what it was told */
+		fd_close(&c->fd); /* that much: it will not read what it was told */
 	if (n <= 0 || c->answered)
 		return;
 	c->n += (size_t)n;
@@ -284,21 +284,21 @@ int64_t status_step(struct status *s, const struct bridge *b, int64_t now_ms, st
 			c->deadline_ms = now_ms + STATUS_MS;
 			c->n = c->at = 0;
 			c->answered = false;
-		} else if (resolve_ready(&found.readable, c->fd)) {
+		} else if (fd_ready(&found.readable, c->fd)) {
 			receive(s, b, c);
-		} else if (resolve_ready(&found.writable, c->fd)) {
+		} else if (fd_ready(&found.writable, c->fd)) {
 			transmit(c);
 		}
 		if (c->fd >= 0 && now_ms >= c->deadline_ms)
-			resolve_close(&c->fd);
+			fd_close(&c->fd);
 		room = room || c->fd < 0;
 		if (c->fd >= 0 && c->deadline_ms < wake)
 			wake = c->deadline_ms;
-		resolve_watch(w, c->answered && c->at < c->n ? &w->writable : &w->readable, c->fd);
+		fd_watch(w, c->answered && c->at < c->n ? &w->writable : &w->readable, c->fd);
 	}
 	if (now_ms >= s->quiet_ms) {
-		resolve_watch(w, &w->readable, s->local);
-		resolve_watch(w, &w->readable, room ? s->web : -1);
+		fd_watch(w, &w->readable, s->local);
+		fd_watch(w, &w->readable, room ? s->web : -1);
 	} else if (s->quiet_ms < wake) {
 		wake = s->quiet_ms;
 	}
@@ -318,13 +318,13 @@ static int64_t find_user(const struct config *c)
 	buf_put_byte(&name, '@');
 	put_name(&name, &c->bridge);
 	const char *wanted = buf_cstr(&name);
-	resolve_open(&lines, "/proc/net/unix");
-	for (struct slice s; user < 0 && (s = resolve_lines(&lines)).n > 0;) {
+	fd_open(&lines, "/proc/net/unix");
+	for (struct slice s; user < 0 && (s = fd_lines(&lines)).n > 0;) {
 		size_t at = slice_find(s, wanted);
 		s = slice_from(s, at < s.n ? at + name.n : s.n);
 		user = slice_u64(slice_cut(&s, '\n'), UINT32_MAX);
 	}
-	resolve_close(&lines.fd);
+	fd_close(&lines.fd);
 	return user;
 }
 
@@ -334,7 +334,7 @@ static int ask_user(const struct config *c, uid_t user, struct buf *why)
 	/* unix(7): connect waits so long for a place in the backlog */
 	static const struct timeval limit = {.tv_sec = STATUS_MS / 1000};
 	socklen_t size = make_address(c, user);
-	int fd = resolve_socket(AF_UNIX, SOCK_STREAM);
+	int fd = fd_socket(AF_UNIX, SOCK_STREAM);
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
 	if (connect(fd, (struct sockaddr *)&address, size) == 0) {
 		int64_t other = user_of(fd);
@@ -349,7 +349,7 @@ static int ask_user(const struct config *c, uid_t user, struct buf *why)
 		                           "user of iamcat, or as root"
 		                         : "no iamcat runs with this configuration");
 	}
-	resolve_close(&fd);
+	fd_close(&fd);
 	return -1;
 }
 
@@ -387,7 +387,7 @@ bool status_ask(const struct config *c, struct buf *json, struct buf *why)
 		}
 		left_ms = end_ms - net_now_ms();
 	}
-	resolve_close(&fd);
+	fd_close(&fd);
 	if (n <= 0 && json->n > 0)
 		return true;
 	buf_put_str(why, n <= 0                ? "what answers there says nothing"

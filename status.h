@@ -6,7 +6,7 @@
 #include "bridge.h"
 #include "config.h"
 #include "figures.h"
-#include "resolve.h"
+#include "fd.h"
 
 enum {
 	STATUS_CLIENTS = 4,       /* of METRICS_LISTEN, at a time; more wait in the kernel */
