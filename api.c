@@ -2,18 +2,13 @@
 
 #include <string.h>
 
+#include "json.h"
+
 enum {
-	SPARE_MS = 1000, /* until a connection that was lost while it waited is opened anew; doubling up to */
-	SPARE_MAX_MS = 60 * 1000,
 	SPARE_OPEN_MS = 5 * 1000 /* until it must be up */
 };
 
 /* --- the connections --- */
-
-static struct link *link_of(struct bridge *b, size_t i)
-{
-	return &b->link[LINK_API + i];
-}
 
 static bool used(const struct bridge *b, const struct link *l)
 {
@@ -27,37 +22,42 @@ static bool used(const struct bridge *b, const struct link *l)
  * server is done with it. */
 static void park(struct bridge *b, struct link *l)
 {
-	l->in = (struct buf)BUF(b->spare_mem);
-	l->out = (struct buf){NULL, 0, 0, false};
-	l->out_at = 0;
+	l->in = BUF(b->spare_mem);
+	l->out.cap = l->out.n = l->out_at = 0;
 }
 
-static void open_link(struct bridge *b, size_t i)
+static void open_link(struct bridge *b, struct link *l)
 {
-	link_of(b, i)->open = true;
-	b->api_opened_ms[i] = b->time.now_ms;
+	l->open = true;
+	l->opened_ms = b->time.now_ms;
 }
 
-/* How little is to be expected of an unused connection: the one that is up for longest is the best, since a
+enum {
+	RANK_NONE = -3, /* it is on its way down */
+	RANK_OPENING,
+	RANK_NEW /* it can be opened */
+};
+
+/* How much is to be expected of an unused connection: the one that is up for longest is the best, since a
  * server may take its connections one by one and in their order; then a new one; one that is still not up may
- * never be. INT64_MAX: it is on its way down. */
-static int64_t rank(const struct bridge *b, size_t i)
+ * never be. */
+static int64_t rank(const struct bridge *b, const struct link *l)
 {
-	const struct link *l = &b->link[LINK_API + i];
+	int64_t age_ms = b->time.now_ms - l->opened_ms;
 	if (!l->open)
-		return l->state == LINK_DOWN ? INT64_MAX / 4 : INT64_MAX;
+		return l->state == LINK_DOWN ? RANK_NEW : RANK_NONE;
 	if (l->state == LINK_ENDED || l->in.n > 0)
-		return INT64_MAX;
+		return RANK_NONE;
 	if (l->state == LINK_UP)
-		return b->api_opened_ms[i];
-	return b->time.now_ms - b->api_opened_ms[i] < SPARE_OPEN_MS ? INT64_MAX / 2 : INT64_MAX;
+		return age_ms;
+	return age_ms < SPARE_OPEN_MS ? RANK_OPENING : RANK_NONE;
 }
 
 size_t api_spares(const struct bridge *b)
 {
 	size_t up = 0;
 	for (size_t i = LINK_API; i < BRIDGE_LINKS; i++)
-		up += !used(b, &b->link[i]) && b->link[i].state == LINK_UP;
+		up += b->link[i].state == LINK_UP && !used(b, &b->link[i]);
 	return up;
 }
 
@@ -71,26 +71,22 @@ static bool spared(struct bridge *b, const struct api *a)
 /* Gives the call a connection, when there is one: rather one that was opened ahead of need. */
 static void give_link(struct bridge *b, struct api *a)
 {
-	size_t best = 0;
-	int64_t least = INT64_MAX;
+	int64_t most = RANK_OPENING;
 	bool not_up = spared(b, a);
-	for (size_t i = 0; i < BRIDGE_API_LINKS; i++) {
-		struct link *l = link_of(b, i);
+	for (struct link *l = b->link + LINK_API; l < b->link + BRIDGE_LINKS; l++) {
 		/* Of two opened at once the last one: net.c serves the links from last to first. */
-		if (used(b, l) || (not_up && l->state == LINK_UP) || rank(b, i) > least)
+		if (used(b, l) || (not_up && l->state == LINK_UP) || rank(b, l) < most)
 			continue;
-		least = rank(b, i);
-		best = i;
+		most = rank(b, l);
+		a->link = l;
 	}
-	if (least == INT64_MAX)
+	if (a->link == NULL)
 		return;
-	struct link *l = link_of(b, best);
-	a->waited = l->open;
-	if (!l->open)
-		open_link(b, best);
-	a->link = l;
-	l->in = a->in;
-	l->out = a->out;
+	a->waited = a->link->open;
+	if (!a->waited)
+		open_link(b, a->link);
+	a->link->in = a->in;
+	a->link->out = a->out;
 }
 
 /* The call lets go of its connection, which is closed or, when keep is set, waits for the next one. */
@@ -103,87 +99,63 @@ static void drop_link(struct bridge *b, struct api *a, bool keep)
 	a->link = NULL;
 }
 
-/* A connection that waited has ended by itself: the next one is opened after a while, which grows. */
-static void back_off(struct bridge *b, bool refused)
-{
-	int64_t wait_ms = b->spare_failures < 6 ? SPARE_MS << b->spare_failures : SPARE_MAX_MS;
-	b->spare_failures++;
-	b->spare_refused = refused;
-	b->spare_at_ms = b->time.now_ms + wait_ms;
-}
-
 /* How many connections wait. Closes those that are of no use any more, all of them when all is set. */
 static size_t count_spares(struct bridge *b, bool all)
 {
 	size_t n = 0;
-	for (size_t i = 0; i < BRIDGE_API_LINKS; i++) {
-		struct link *l = link_of(b, i);
+	for (struct link *l = b->link + LINK_API; l < b->link + BRIDGE_LINKS; l++) {
 		if (!l->open || used(b, l))
 			continue;
-		bool good = rank(b, i) < INT64_MAX;
-		if (!good)
-			back_off(b, !l->transport);
+		bool good = rank(b, l) > RANK_NONE;
+		if (!good) { /* it has ended by itself: the next one is opened after a while, which grows */
+			b->spare_at_ms = b->time.now_ms + back_off_ms(b->spare_failures++);
+			b->spare_refused = !l->transport;
+		}
 		l->open = good && !all;
 		n += l->open;
 	}
 	return n;
 }
 
-/* Is a call waiting for its connection? A spare one must not get in before it. */
-static bool call_opens(struct bridge *b)
+void api_keep_spares(struct bridge *b)
 {
-	bool opens = false;
-	for (size_t i = 0; i < BRIDGE_API_LINKS; i++) {
-		struct link *l = link_of(b, i);
-		opens = opens || (used(b, l) && (l->state == LINK_DOWN || l->state == LINK_OPENING));
+	size_t n = count_spares(b, false), most = b->stopping ? 0 : b->config->api_spares;
+	for (struct link *l = b->link + LINK_API; l < b->link + BRIDGE_LINKS; l++) {
+		if (!used(b, l))
+			continue;
+		n += b->api_keeps; /* it will wait again, soon */
+		if (l->state == LINK_DOWN || l->state == LINK_OPENING)
+			most = 0; /* a call waits for its connection: a spare one must not get in before it */
 	}
-	return opens;
-}
-
-int64_t api_keep_spares(struct bridge *b)
-{
-	size_t n = count_spares(b, false), most = call_opens(b) || b->stopping ? 0 : b->config->api_spares;
-	int64_t wake = INT64_MAX;
-	for (size_t i = 0; i < BRIDGE_API_LINKS && b->api_keeps; i++)
-		n += used(b, link_of(b, i)); /* it will wait again, soon */
-	for (size_t i = 0; i < BRIDGE_API_LINKS; i++) {
-		struct link *l = link_of(b, i);
+	for (struct link *l = b->link + LINK_API; l < b->link + BRIDGE_LINKS; l++) {
 		if (used(b, l))
 			continue;
-		if (!l->open && l->state == LINK_DOWN && n < most) {
-			if (b->time.now_ms < b->spare_at_ms) {
-				wake = earlier(wake, b->spare_at_ms);
-				continue;
-			}
+		if (!l->open && l->state == LINK_DOWN && n < most && due(b, b->spare_at_ms)) {
 			park(b, l);
-			open_link(b, i);
+			open_link(b, l);
 			n++;
 		}
 		if (l->open && l->state != LINK_UP)
-			wake = earlier(wake, b->api_opened_ms[i] + SPARE_OPEN_MS);
+			wake_at(b, l->opened_ms + SPARE_OPEN_MS);
 	}
-	return wake;
 }
 
 /* --- a call --- */
 
-bool api_start(struct bridge *b, struct api *a, struct slice target, struct slice body, int64_t from_ms)
+bool api_start(struct bridge *b, struct api *a, const char *target, struct slice body, int64_t from_ms)
 {
 	const struct bridge_config *c = b->config;
 	a->out.n = 0;
 	a->out.full = false;
-	if (body.p != NULL)
-		http_put_post(&a->out, c->api_host, c->api_port, target, body);
-	else
-		http_put_get(&a->out, c->api_host, c->api_port, target);
+	http_put_request(&a->out, c->api_host, c->api_port, target, body);
 	if (a->out.full)
 		return false;
 	memset(&a->reply, 0, sizeof a->reply);
 	a->reply.most = a->in.cap - (HTTP_REPLY_BYTES - HTTP_BODY_BYTES);
 	a->deadline_ms = from_ms + c->api_timeout_s * 1000;
 	a->once = a->repeated = false;
-	a->code = 0;
 	a->state = API_BUSY;
+	wake_at(b, a->deadline_ms);
 	give_link(b, a);
 	return true;
 }
@@ -222,7 +194,10 @@ static void read_reply(struct bridge *b, struct api *a, bool ended)
 		return;
 	long n = http_read(&a->reply, l->in.p, &l->in.n, eof);
 	if (n > 0) {
+		bool good = a->reply.status >= 200 && a->reply.status <= 299;
 		a->state = API_DONE;
+		a->why = good ? NULL : "it answered with an error status";
+		a->code = good ? 0 : a->reply.status;
 		times_add(&b->stats.api, b->time.now_ms - (a->deadline_ms - b->config->api_timeout_s * 1000));
 	} else if (n < 0) {
 		fail(a, ERROR_API_INVALID_REPLY, a->reply.why);
@@ -243,7 +218,7 @@ enum api_state api_step(struct bridge *b, struct api *a)
 		        l->why); /* it was sent once */
 	else if (l != NULL && (l->state == LINK_UP || l->state == LINK_ENDED))
 		read_reply(b, a, l->state == LINK_ENDED);
-	if (a->state == API_BUSY && b->time.now_ms >= a->deadline_ms) {
+	if (a->state == API_BUSY && due(b, a->deadline_ms)) {
 		if (a->repeated || (a->link != NULL && a->link->transport))
 			fail(a, ERROR_API_TIMEOUT, "it did not answer in time");
 		else
@@ -282,22 +257,15 @@ void api_wipe(struct api *a)
 	tls_wipe(in->p, a->link->received < in->cap ? (size_t)a->link->received : in->cap);
 }
 
-bool api_succeeded(const struct api *a)
+const char *api_take_string(struct slice body, const char *name, struct buf *out)
 {
-	return a->reply.status >= 200 && a->reply.status <= 299;
-}
-
-int64_t api_deadline(const struct api *a)
-{
-	return a->state == API_BUSY ? a->deadline_ms : INT64_MAX;
-}
-
-void api_put_why(struct buf *b, const struct api *a)
-{
-	buf_put_str(b, a->why);
-	if (a->code != 0) {
-		buf_put_str(b, " (error ");
-		buf_put_i64(b, a->code);
-		buf_put_str(b, ")");
-	}
+	size_t at;
+	bool words;
+	if (json_check(body, &words, &at) != NULL || json_kind(body) != JSON_OBJECT)
+		return "the reply is not a JSON object";
+	struct slice value = json_get(body, name);
+	if (json_kind(value) != JSON_STRING)
+		return "the reply lacks the expected text";
+	json_unescape(out, value);
+	return NULL;
 }

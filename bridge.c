@@ -29,36 +29,23 @@ struct buf *log_begin(struct bridge *b, enum bridge_level level)
 	return &b->log;
 }
 
-bool log_limited(struct bridge *b, unsigned cause)
+enum bridge_level log_limited(struct bridge *b, enum bridge_level level, unsigned cause)
 {
 	int64_t now = b->time.now_ms, last = b->cause[cause].logged_ms;
 	if (last != 0 && now - last < LOG_AGAIN_MS) {
 		b->cause[cause].more++;
-		return true;
+		return LEVEL_DEBUG;
 	}
 	b->log_more = b->cause[cause].more;
 	b->cause[cause].more = 0;
 	b->cause[cause].logged_ms = now;
-	return false;
-}
-
-struct buf *log_begin_limited(struct bridge *b, enum bridge_level level, unsigned cause)
-{
-	return log_begin(b, log_limited(b, cause) ? LEVEL_DEBUG : level);
-}
-
-void log_line_limited(struct bridge *b, enum bridge_level level, unsigned cause, const char *text)
-{
-	buf_put_str(log_begin_limited(b, level, cause), text);
-	log_end(b);
+	return level;
 }
 
 void log_end(struct bridge *b)
 {
-	if (b->log_more > 0) {
-		buf_put_str(&b->log, "; more of this kind since it was last logged: ");
-		buf_put_u64(&b->log, b->log_more);
-	}
+	if (b->log_more > 0)
+		buf_put_text(&b->log, "; more of this kind since it was last logged: %u", b->log_more);
 	b->log_more = 0;
 	buf_put_byte(&b->log, '\n');
 	if (b->log.full) { /* the whole line goes, the earlier ones stay */
@@ -67,9 +54,12 @@ void log_end(struct bridge *b)
 	}
 }
 
-void log_line(struct bridge *b, enum bridge_level level, const char *text)
+void log_line(struct bridge *b, enum bridge_level level, const char *format, ...)
 {
-	buf_put_str(log_begin(b, level), text);
+	va_list args;
+	va_start(args, format);
+	buf_put_args(log_begin(b, level), format, args);
+	va_end(args);
 	log_end(b);
 }
 
@@ -80,17 +70,16 @@ static void log_rest(struct bridge *b, bool all)
 	        "requests without room", "connections that ended soon", "the next token",
 	        "dates of the token", "the state"};
 	for (unsigned i = 0; i < BRIDGE_CAUSES; i++) {
-		bool due = all || b->time.now_ms - b->cause[i].logged_ms >= LOG_AGAIN_MS;
-		bool failure = i >= CAUSE_FAILURE; /* goes on: the next one tells more */
-		if (b->cause[i].more == 0 || !due || (failure && b->failure_why != NULL && !all))
+		bool soon = b->time.now_ms - b->cause[i].logged_ms < LOG_AGAIN_MS;
+		if (i >= CAUSE_FAILURE && b->failure_why != NULL) /* goes on: the next one tells more */
+			soon = true;
+		if (b->cause[i].more == 0 || (soon && !all))
 			continue;
 		b->cause[i].logged_ms = 0;
-		log_limited(b, i);
-		buf_put_strs(log_begin(b, LEVEL_WARN), "not logged one by one: ",
-		        failure              ? b->failure[i - CAUSE_FAILURE]
-		        : i < CAUSE_RETAINED ? bridge_error_code[i]
-		                             : names[i - CAUSE_RETAINED]);
-		log_end(b);
+		log_line(b, log_limited(b, LEVEL_WARN, i), "not logged one by one: %s",
+		        i >= CAUSE_FAILURE    ? b->failure[i - CAUSE_FAILURE]
+		        : i >= CAUSE_RETAINED ? names[i - CAUSE_RETAINED]
+		                              : bridge_error_code[i]);
 	}
 }
 
@@ -111,23 +100,45 @@ bool bridge_take_log(struct bridge *b, size_t *at, enum bridge_level *level, str
 
 uint32_t bridge_random(struct bridge *b)
 {
-	/* Marsaglia, Xorshift RNGs (2003), triple 13, 17, 5. */
-	b->random ^= b->random << 13;
-	b->random ^= b->random >> 17;
-	b->random ^= b->random << 5;
-	return b->random;
+	uint32_t x = b->random; /* Marsaglia, Xorshift RNGs (2003), triple 13, 17, 5 */
+	x ^= x << 13;
+	x ^= x >> 17;
+	x ^= x << 5;
+	return b->random = x;
+}
+
+void wake_at(struct bridge *b, int64_t at_ms)
+{
+	if (at_ms < b->wake_ms)
+		b->wake_ms = at_ms;
+}
+
+bool due(struct bridge *b, int64_t at_ms)
+{
+	bool is = b->time.now_ms >= at_ms;
+	if (!is)
+		wake_at(b, at_ms);
+	return is;
+}
+
+unsigned back_off_ms(unsigned failures)
+{
+	return failures < 6 ? 1000u << failures : 60 * 1000;
+}
+
+void put_message(const struct bridge *b, struct buf *p, const char *type)
+{
+	buf_put_str(p, "{\"timestamp\": \"");
+	buf_put_time(p, b->time.wall_us);
+	buf_put_text(p, "\", \"type\": \"%s\"", type);
 }
 
 bool publish_begin(struct bridge *b, const char *topic, const char *type, struct buf *payload)
 {
-	if (!mqtt_outbox_begin(&b->outbox, slice_str(topic), payload))
-		return false;
-	buf_put_str(payload, "{\"timestamp\": \"");
-	buf_put_time(payload, b->time.wall_us);
-	buf_put_str(payload, "\", \"type\": \"");
-	buf_put_str(payload, type);
-	buf_put_byte(payload, '"');
-	return true;
+	bool room = mqtt_outbox_begin(&b->outbox, slice_str(topic), payload);
+	if (room)
+		put_message(b, payload, type);
+	return room;
 }
 
 /* --- how long things take --- */
@@ -150,29 +161,13 @@ void times_add(struct bridge_times *t, int64_t ms)
 
 /* --- the state --- */
 
-/* Is the raw member name one that we set ourselves? */
-static bool set_by_us(struct slice raw)
-{
-	unsigned char mem[16];
-	struct buf name = BUF(mem);
-	unsigned char quoted[64];
-	struct buf q = BUF(quoted);
-	buf_put_byte(&q, '"');
-	buf_put_slice(&q, raw);
-	buf_put_byte(&q, '"');
-	if (q.full) /* longer than either name with every letter as \uXXXX */
-		return false;
-	json_unescape(&name, buf_slice(&q));
-	return !name.full && (slice_is(buf_slice(&name), "timestamp") || slice_is(buf_slice(&name), "type"));
-}
-
 /* The API's object, its own timestamp and type left out; words: it has some that JSON does not know. To add a
  * member of every state, put it here. */
 static void put_state(struct buf *p, struct slice object, bool words)
 {
 	struct slice name, value;
 	for (size_t at = 0; json_next(object, &at, &name, &value);) {
-		if (set_by_us(name))
+		if (json_name_is(name, "timestamp") || json_name_is(name, "type"))
 			continue;
 		buf_put_str(p, ", \"");
 		buf_put_slice(p, name);
@@ -212,37 +207,29 @@ static bool publish_state(struct bridge *b, struct slice object, bool words)
 static const char *state_wrong(const struct api *a, bool *words)
 {
 	size_t at;
-	const char *why;
-	*words = false;
-	if (a->state == API_FAILED)
-		return a->why;
-	if (!api_succeeded(a))
-		return "it answered with an error status";
-	if ((why = json_check(a->reply.body, words, &at)) != NULL)
-		return why;
-	return json_kind(a->reply.body) == JSON_OBJECT ? NULL : "the reply is not a JSON object";
+	const char *why = a->why;
+	if (why == NULL)
+		why = json_check(a->reply.body, words, &at);
+	if (why == NULL && json_kind(a->reply.body) != JSON_OBJECT)
+		why = "the reply is not a JSON object";
+	return why;
 }
 
 /* Says once that the state can't be had, and once that it can again. */
 static void log_state(struct bridge *b, const char *wrong)
 {
-	if ((wrong != NULL) == b->state_failing || (wrong != NULL && log_limited(b, CAUSE_STATE)))
+	if ((wrong != NULL) == b->state_failing)
+		return;
+	enum bridge_level level = wrong != NULL ? log_limited(b, LEVEL_WARN, CAUSE_STATE) : LEVEL_INFO;
+	if (level == LEVEL_DEBUG)
 		return;
 	b->state_failing = wrong != NULL;
-	struct buf *log = log_begin(b, wrong != NULL ? LEVEL_WARN : LEVEL_INFO);
-	buf_put_str(log, "gateway API, state: ");
-	if (wrong == NULL) {
-		buf_put_str(log, "available again");
-	} else {
-		buf_put_str(log, wrong);
-		if (b->state.state == API_DONE) {
-			buf_put_str(log, " (status ");
-			buf_put_i64(log, b->state.reply.status);
-			buf_put_byte(log, ')');
-		}
-		if (!b->config->probe)
-			buf_put_str(log, "; publishing status api_unavailable until it is back");
-	}
+	struct buf *log = log_begin(b, level);
+	buf_put_text(log, "gateway API, state: %s", wrong != NULL ? wrong : "available again");
+	if (wrong != NULL && b->state.state == API_DONE)
+		buf_put_text(log, " (status %u)", b->state.reply.status);
+	if (wrong != NULL && !b->config->probe)
+		buf_put_str(log, "; publishing status api_unavailable until it is back");
 	log_end(b);
 }
 
@@ -250,10 +237,9 @@ static void step_state(struct bridge *b)
 {
 	struct api *a = &b->state;
 	int64_t now = b->time.now_ms, interval = (int64_t)b->config->state_interval_s * 1000;
-	bool lent = b->identity == a && (b->phase == PHASE_SERIAL || b->phase == PHASE_TOKEN || b->renewing);
-	enum api_state state = lent ? API_BUSY : api_step(b, a);
-	if (state == API_DONE || state == API_FAILED) {
-		bool words;
+	bool lent = b->identity == a;
+	if (!lent && (api_step(b, a) == API_DONE || a->state == API_FAILED)) {
+		bool words = false;
 		const char *wrong = state_wrong(a, &words);
 		log_state(b, wrong);
 		if (wrong == NULL) {
@@ -269,17 +255,24 @@ static void step_state(struct bridge *b)
 	}
 	if (b->stopping)
 		return;
-	if (now >= b->tick_ms) /* the beat is lost only when a fetch is under way, not when a token is */
+	if (due(b, b->tick_ms)) /* the beat is lost only when a fetch is under way, not when a token is */
 		b->state_due = lent || a->state != API_BUSY;
 	while (b->tick_ms <= now)
 		b->tick_ms += interval;
+	wake_at(b, b->tick_ms);
 	/* Its time counts from the beat, so that it is over at a later beat and not just after it. */
 	if (b->state_due && !lent && a->state == API_IDLE)
-		b->state_due = !api_start(
-		        b, a, slice_str("/api/state"), (struct slice){NULL, 0}, b->tick_ms - interval);
+		b->state_due = !api_start(b, a, "/api/state", (struct slice){NULL, 0}, b->tick_ms - interval);
 }
 
 /* --- the whole --- */
+
+/* Its memory for a writer that is all zero. */
+static void give(struct buf *b, void *mem, size_t cap)
+{
+	b->p = mem;
+	b->cap = cap;
+}
 
 void bridge_init(struct bridge *b, const struct bridge_config *config, struct tls *tls,
         const struct tls_anchors *anchors, uint32_t random, struct bridge_time time)
@@ -289,24 +282,22 @@ void bridge_init(struct bridge *b, const struct bridge_config *config, struct tl
 	b->time = time;
 	b->started_ms = time.now_ms;
 	b->tick_ms = config->probe ? INT64_MAX : time.now_ms; /* the one state comes when all else is there */
-	b->log = (struct buf)BUF(b->log_mem);
+	give(&b->log, b->log_mem, sizeof b->log_mem);
 	b->log_level = LEVEL_DEBUG;
-	b->control = (struct buf)BUF(b->control_mem);
-	b->link[LINK_BROKER].host = config->broker_host;
-	b->link[LINK_BROKER].port = config->broker_port;
-	b->link[LINK_BROKER].tls = tls;
-	b->link[LINK_BROKER].server_name =
-	        config->tls_server_name[0] != 0 ? config->tls_server_name : config->broker_host;
-	b->link[LINK_BROKER].anchors = anchors;
-	for (size_t i = LINK_API; i < BRIDGE_LINKS; i++) {
-		b->link[i].host = config->api_host;
-		b->link[i].port = config->api_port;
+	give(&b->control, b->control_mem, sizeof b->control_mem);
+	for (size_t i = 0; i < BRIDGE_LINKS; i++) {
+		b->link[i].host = i == LINK_BROKER ? config->broker_host : config->api_host;
+		b->link[i].port = i == LINK_BROKER ? config->broker_port : config->api_port;
 	}
-	b->state.in = (struct buf)BUF(b->state_in);
-	b->state.out = (struct buf)BUF(b->state_out);
+	struct link *broker = &b->link[LINK_BROKER];
+	broker->tls = tls;
+	broker->server_name = config->tls_server_name[0] != 0 ? config->tls_server_name : broker->host;
+	broker->anchors = anchors;
+	give(&b->state.in, b->state_in, sizeof b->state_in);
+	give(&b->state.out, b->state_out, sizeof b->state_out);
 	for (size_t i = 0; i < BRIDGE_CALLS; i++) {
-		b->call[i].in = (struct buf)BUF(b->call_in[i]);
-		b->call[i].out = (struct buf)BUF(b->call_out[i]);
+		give(&b->call[i].in, b->call_in[i], sizeof b->call_in[i]);
+		give(&b->call[i].out, b->call_out[i], sizeof b->call_out[i]);
 	}
 	mqtt_outbox_init(&b->outbox, b->outbox_mem, sizeof b->outbox_mem);
 	requests_init(b);
@@ -316,6 +307,7 @@ void bridge_init(struct bridge *b, const struct bridge_config *config, struct tl
 int64_t bridge_step(struct bridge *b, struct bridge_time time)
 {
 	b->time = time;
+	b->wake_ms = INT64_MAX;
 	log_rest(b, false);
 	session_step(b);
 	size_t answers = b->outbox.queue.used, requests = b->requests.used;
@@ -323,13 +315,8 @@ int64_t bridge_step(struct bridge *b, struct bridge_time time)
 	step_state(b);
 	if (b->outbox.queue.used != answers || b->requests.used != requests)
 		session_step(b); /* what the others have brought goes out now */
-	int64_t wake = earlier(api_keep_spares(b), session_deadline(b));
-	wake = earlier(wake, api_deadline(&b->state));
-	if (!b->stopping)
-		wake = earlier(wake, b->tick_ms);
-	for (size_t i = 0; i < BRIDGE_CALLS; i++)
-		wake = earlier(wake, api_deadline(&b->call[i]));
-	return wake;
+	api_keep_spares(b);
+	return b->wake_ms;
 }
 
 bool bridge_busy(const struct bridge *b)

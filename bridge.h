@@ -111,9 +111,9 @@ struct api {
 	int64_t deadline_ms;
 	struct http_reply reply;
 	enum bridge_error error;
-	const char *why;  /* a static sentence */
+	const char *why;  /* a static sentence; API_DONE: NULL if the status is 2xx */
 	int code;         /* the number behind it, 0 for none */
-	uint32_t request; /* whose call it is: a request's number, see requests.c; 0 for none */
+	unsigned request; /* whose call it is: a request's number, see requests.c; 0 for none */
 };
 
 /* Session phases, in their order. */
@@ -190,43 +190,55 @@ enum { LINK_BROKER, LINK_API, BRIDGE_LINKS = LINK_API + BRIDGE_API_LINKS };
 
 struct bridge {
 	const struct bridge_config *config;
+
+	/* Its own, and here because it is the shortest to name here: what the code names most. */
+	struct bridge_time time;
+	int64_t wake_ms; /* when it wants to be stepped again at the latest: found anew by each step */
+	enum bridge_phase phase;
+	bool stopping;
+	bool passed_over; /* requests were read and not taken: the broker is to send them again */
+	bool discarding;  /* the next connection, or this one, is there to discard a stale session */
+	bool said_offline;
+	int64_t phase_deadline_ms;
+	struct api *identity; /* the one that gets serial number or token: of call, or state; NULL: none */
+	int64_t ping_ms;      /* when the PINGREQ that waits for its PINGRESP was sent; 0: none waits */
+	int64_t unacknowledged_ms; /* since when the oldest publish has waited for its PUBACK; 0: none does */
+	size_t control_at;         /* how much of control was sent */
+	size_t packet_n;           /* bytes in packet */
+	struct buf control;        /* packets to be sent, in control_mem */
+	struct mqtt_outbox outbox;
+
 	struct link link[BRIDGE_LINKS]; /* the driver serves their wishes */
 	struct buf log;                 /* the driver takes the lines, see bridge_take_log */
 	enum bridge_level log_level;    /* the driver may set it: no more than this is logged */
 
 	/* its own */
 	size_t log_at;     /* where the line that is being written begins */
-	uint32_t log_more; /* how many like it were not logged */
+	unsigned log_more; /* how many like it were not logged */
 	struct {
 		int64_t logged_ms; /* when the last one was; 0: never */
 		uint32_t more;     /* so many came since */
 	} cause[BRIDGE_CAUSES];
 	const char *failure[BRIDGE_CAUSES - CAUSE_FAILURE]; /* these reasons */
-	struct bridge_time time;
 	int64_t started_ms;
 	uint32_t random;
-	bool stopping;
 	struct bridge_stats stats;
 
 	/* the session (session.c) */
 	unsigned char packet[BRIDGE_PACKET_BYTES]; /* what has come from the broker and was not taken yet */
-	enum bridge_phase phase;
-	int64_t phase_since_ms, phase_deadline_ms;
+	int64_t phase_since_ms;
 	unsigned failures; /* in a row, for the back-off */
 	int64_t served_since_ms;
-	int64_t served_until_ms; /* when the last service ended; 0: there was none */
-	unsigned early_ends;     /* connections in a row that ended soon after they began */
-	bool discarding;         /* the next connection, or this one, is there to discard a stale session */
-	uint32_t stale;          /* requests that were not executed because they are */
-	size_t seen_n;           /* so many of them may be in use */
-	uint16_t arrived;        /* QoS 1 publishes that came over this connection */
-	bool said_offline;
+	int64_t served_until_ms;         /* when the last service ended; 0: there was none */
+	unsigned early_ends;             /* connections in a row that ended soon after they began */
+	unsigned stale;                  /* requests that were not executed because they are */
+	size_t seen_n;                   /* so many of them may be in use */
+	uint16_t arrived;                /* QoS 1 publishes that came over this connection */
 	int64_t token_ms, next_token_ms; /* when the token in use was asked for, and the one that follows */
 	int64_t renew_ms;                /* when the next one is to be fetched, or at the latest to be used */
-	bool renewing;                   /* it is being fetched, or (token is not empty) is there */
 	const char *failure_why;         /* why it is not in service; NULL: nothing has failed since it was */
-	struct api *identity;            /* the one that gets serial number or token: of call, or state */
 	char serial[BRIDGE_SERIAL_BYTES];
+	const char *client_id;   /* of this connection to the broker */
 	enum bridge_dates dates; /* the form that the next token uses: never DATES_AUTO */
 	bool clock_wrong;        /* the clock was before the build when last looked at */
 	bool shared_prefix;      /* no {serial} in the prefix: other gateways hear the same requests */
@@ -234,27 +246,17 @@ struct bridge {
 	        topic_state[BRIDGE_TEXT_BYTES + 64];
 	uint16_t subscribe_id;
 	bool broker_transport;        /* TCP to the broker was there when last looked at */
-	int64_t sent_ms, received_ms; /* the last bytes to and from the broker */
-	int64_t ping_ms;           /* when the PINGREQ that waits for its PINGRESP was sent; 0: none waits */
-	int64_t ping_put_ms;       /* when the last PINGREQ was put into control */
-	int64_t unacknowledged_ms; /* since when the oldest publish has waited for its PUBACK; 0: none does */
-	struct buf control;        /* packets to be sent, in control_mem */
-	size_t control_at;         /* how much of it was sent */
-	size_t packet_n;           /* bytes in packet */
-	bool passed_over;          /* requests were read and not taken: the broker is to send them again */
-	size_t packet_skip;        /* bytes of a too large PUBLISH still to be thrown away */
-	int64_t skipped_ms;        /* when the last of these came */
-	struct mqtt_outbox outbox;
+	int64_t sent_ms, received_ms; /* the last bytes to (or PINGREQ for) and from the broker */
+	size_t packet_skip;           /* bytes of a too large PUBLISH still to be thrown away */
 	struct mqtt_received received;
 	unsigned char control_mem[BRIDGE_CONTROL_BYTES];
 
 	/* the requests (requests.c) */
 	struct queue requests;
-	uint32_t last_request;
+	unsigned last_request;
 	struct api call[BRIDGE_CALLS];
 
 	/* connections ahead of need (api.c) */
-	int64_t api_opened_ms[BRIDGE_API_LINKS];
 	bool api_keeps;          /* the server kept the last connection open, for the next call */
 	unsigned spare_failures; /* in a row: ended before they were of use */
 	bool spare_refused;      /* the last of them never came up */
@@ -276,7 +278,8 @@ struct bridge {
 		uint8_t ack;        /* enum seen_ack in session.c: what became of our PUBACK */
 		bool earlier;       /* over an earlier connection, and no copy of it has come over this one */
 	} seen[BRIDGE_SEEN];        /* the QoS 1 requests that were taken last in this session */
-	char token[BRIDGE_SECRET_BYTES]; /* secret; wiped when CONNECT was written */
+	char token[BRIDGE_SECRET_BYTES]; /* secret; wiped when CONNECT was written; in service: the next one
+	                                  */
 	alignas(8) unsigned char requests_mem[BRIDGE_QUEUE_BYTES];
 	alignas(BRIDGE_ALIGN) unsigned char outbox_mem[BRIDGE_OUTBOX_BYTES];
 	unsigned char log_mem[BRIDGE_LOG_BYTES];
@@ -285,7 +288,7 @@ struct bridge {
 	alignas(BRIDGE_ALIGN) unsigned char state_out[BRIDGE_STATE_CALL_BYTES], state_in[HTTP_REPLY_BYTES];
 	unsigned char call_out[BRIDGE_CALLS][BRIDGE_CALL_BYTES], call_in[BRIDGE_CALLS][BRIDGE_REPLY_BYTES];
 	struct {
-		uint32_t number; /* 0: none */
+		unsigned number; /* 0: none */
 		uint16_t id;
 	} trace[BRIDGE_TRACED]; /* at debug level: the packets that requests were answered in */
 };

@@ -34,7 +34,7 @@ struct slice slice_from(struct slice s, size_t n)
 
 static bool is_blank(unsigned char c)
 {
-	return c == ' ' || c == '\t' || c == '\r';
+	return c == ' ' || c == '\t' || c == '\r' || c == '\n';
 }
 
 struct slice slice_trim(struct slice s)
@@ -48,12 +48,13 @@ struct slice slice_trim(struct slice s)
 
 struct slice slice_cut(struct slice *s, unsigned char c)
 {
-	struct slice head = *s, whole = *s;
+	struct slice head = *s;
 	const unsigned char *at = s->n > 0 ? memchr(s->p, c, s->n) : NULL;
-	*s = (struct slice){NULL, 0};
-	if (at != NULL) {
-		head.n = (size_t)(at - head.p);
-		*s = slice_from(whole, head.n + 1);
+	if (at == NULL) {
+		*s = (struct slice){NULL, 0};
+	} else {
+		head.n = (size_t)(at - s->p);
+		*s = slice_from(*s, head.n + 1);
 	}
 	return head;
 }
@@ -84,6 +85,11 @@ int64_t slice_u64(struct slice a, int64_t max)
 			return -1;
 	}
 	return v;
+}
+
+struct buf buf_over(void *p, size_t cap)
+{
+	return (struct buf){p, cap, 0, false};
 }
 
 void buf_put(struct buf *b, const void *p, size_t n)
@@ -149,67 +155,64 @@ void buf_put_u16be(struct buf *b, uint16_t v)
 	buf_put(b, c, 2);
 }
 
+void buf_put_hex(struct buf *b, unsigned char c, unsigned char a)
+{
+	unsigned char high = c >> 4, low = c & 15;
+	buf_put_byte(b, (unsigned char)(high + (high < 10 ? '0' : a - 10)));
+	buf_put_byte(b, (unsigned char)(low + (low < 10 ? '0' : a - 10)));
+}
+
 void buf_put_escaped(struct buf *b, struct slice s, size_t max)
 {
-	if (b->full)
-		return;
-	static const char hex[16] = {
-	        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'};
-	size_t n = s.n < max ? s.n : max;
-	for (size_t i = 0; i < n; i++) {
+	for (size_t i = 0; i < s.n && !b->full; i++) {
 		unsigned char c = s.p[i];
+		if (i == max) {
+			buf_put_str(b, "...");
+			return;
+		}
 		if (c >= ' ' && c <= '~' && c != '\\' && c != '"') {
 			buf_put_byte(b, c);
 		} else {
-			unsigned char x[4] = {
-			        '\\', 'x', (unsigned char)hex[c >> 4], (unsigned char)hex[c & 15]};
-			buf_put(b, x, 4);
+			buf_put_str(b, "\\x");
+			buf_put_hex(b, c, 'a');
 		}
 	}
-	if (n < s.n)
-		buf_put_str(b, "...");
 }
 
-/* Days since 1970-01-01 to year, month, day in the proleptic Gregorian calendar. The year begins in March
- * here, so that the leap day is its last. */
-static void civil_date(int64_t days, int64_t *year, uint64_t *month, uint64_t *day)
+/* Year, month and day behind so many days from 0000-03-01 on, in the proleptic Gregorian calendar. The year
+ * begins in March here, so that the leap day is its last. */
+static void civil_date(uint32_t days, uint32_t *date)
 {
-	int64_t shifted = days + 719468; /* since 0000-03-01 */
-	int64_t era = (shifted >= 0 ? shifted : shifted - 146096) / 146097;
-	uint64_t doe = (uint64_t)(shifted - era * 146097); /* of the era of 400 years: 0 to 146096 */
-	uint64_t yoe = (doe - doe / 1460 + doe / 36524 - doe / 146096) / 365;
-	uint64_t doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-	uint64_t mp = (5 * doy + 2) / 153; /* month, March is 0 */
-	*day = doy - (153 * mp + 2) / 5 + 1;
-	*month = mp < 10 ? mp + 3 : mp - 9;
-	*year = (int64_t)yoe + era * 400 + (*month <= 2);
+	uint32_t doe = days % 146097; /* of the era of 400 years */
+	uint32_t yoe = (doe - doe / 1460 + doe / 36524 - doe / 146096) / 365;
+	uint32_t doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+	uint32_t mp = (5 * doy + 2) / 153; /* month, March is 0 */
+	date[2] = doy - (153 * mp + 2) / 5 + 1;
+	date[1] = mp < 10 ? mp + 3 : mp - 9;
+	date[0] = yoe + days / 146097 * 400 + (date[1] <= 2);
 }
 
 void buf_put_time(struct buf *b, int64_t us)
 {
-	const int64_t day_us = INT64_C(86400000000), first = INT64_C(-62167219200000000),
-	              last = INT64_C(253402300799999999); /* the years 0000 and 9999 */
-	if (us < first)
-		us = first;
-	if (us > last)
-		us = last;
-	int64_t days = (us >= 0 ? us : us - day_us + 1) / day_us, year;
-	uint64_t in_day = (uint64_t)(us - days * day_us), s = in_day / 1000000, month, day;
-	civil_date(days, &year, &month, &day);
-	put_digits(b, (uint64_t)year, 4);
-	buf_put_byte(b, '-');
-	put_digits(b, month, 2);
-	buf_put_byte(b, '-');
-	put_digits(b, day, 2);
-	buf_put_byte(b, 'T');
-	put_digits(b, s / 3600, 2);
-	buf_put_byte(b, ':');
-	put_digits(b, s / 60 % 60, 2);
-	buf_put_byte(b, ':');
-	put_digits(b, s % 60, 2);
-	buf_put_byte(b, '.');
-	put_digits(b, in_day % 1000000, 6);
-	buf_put_byte(b, 'Z');
+	static const struct {
+		unsigned char width, behind;
+	} parts[] = {{4, '-'}, {2, '-'}, {2, 'T'}, {2, ':'}, {2, ':'}, {2, '.'}, {6, 'Z'}};
+	const int64_t first = INT64_C(-62162035200000000), last = INT64_C(253402300799999999);
+	uint64_t since = (uint64_t)((us < first         ? first
+	                                    : us > last ? last
+	                                                : us) -
+	                            first),
+	         s = since / 1000000;
+	uint32_t in_day = (uint32_t)(s % 86400), value[7];
+	civil_date((uint32_t)(s / 86400), value);
+	value[3] = in_day / 3600;
+	value[4] = in_day / 60 % 60;
+	value[5] = in_day % 60;
+	value[6] = (uint32_t)(since % 1000000);
+	for (size_t i = 0; i < 7; i++) {
+		put_digits(b, value[i], parts[i].width);
+		buf_put_byte(b, parts[i].behind);
+	}
 }
 
 void buf_put_list(struct buf *b, ...)
@@ -219,6 +222,40 @@ void buf_put_list(struct buf *b, ...)
 	for (const char *s; (s = va_arg(strings, const char *)) != NULL;)
 		buf_put_str(b, s);
 	va_end(strings);
+}
+
+void buf_put_args(struct buf *b, const char *format, va_list args)
+{
+	for (; *format != 0; format++) {
+		size_t most = 0;
+		if (*format != '%') {
+			buf_put_byte(b, (unsigned char)*format);
+			continue;
+		}
+		if (*++format == '.')
+			while (*++format < 's')
+				most = most * 10 + (size_t)(*format - '0');
+		if (*format == 'u') {
+			buf_put_u64(b, va_arg(args, unsigned));
+		} else if (*format == 'z') {
+			buf_put_u64(b, va_arg(args, size_t));
+			format++;
+		} else {
+			const char *s = va_arg(args, const char *);
+			if (most > 0)
+				buf_put_escaped(b, slice_str(s), most);
+			else
+				buf_put_str(b, s);
+		}
+	}
+}
+
+void buf_put_text(struct buf *b, const char *format, ...)
+{
+	va_list args;
+	va_start(args, format);
+	buf_put_args(b, format, args);
+	va_end(args);
 }
 
 struct slice buf_slice(const struct buf *b)

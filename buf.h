@@ -3,6 +3,7 @@
 #ifndef BUF_H
 #define BUF_H
 
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -28,7 +29,7 @@ size_t slice_find(struct slice a, const char *s);
 /* What is behind the first n bytes of s, which it has. */
 struct slice slice_from(struct slice s, size_t n);
 
-/* Without blanks, tabs and CRs at both ends. */
+/* Without blanks, tabs, CRs and LFs at both ends. */
 struct slice slice_trim(struct slice s);
 
 /* Takes off what stands before the first byte c and returns it; s is then what is behind that byte, and .p
@@ -51,8 +52,9 @@ struct buf {
 	bool full;  /* something did not fit: what is here is incomplete */
 };
 
-/* An empty writer over an array (not over a pointer). */
-#define BUF(array) ((struct buf){(array), sizeof(array), 0, false})
+/* An empty writer over the caller's memory, or over an array (not over a pointer). */
+struct buf buf_over(void *p, size_t cap) __attribute__((noinline)); /* 15 bytes instead of 30, 60 times */
+#define BUF(array) buf_over(array, sizeof(array))
 
 void buf_put(struct buf *b, const void *p, size_t n);
 void buf_put_byte(struct buf *b, unsigned char c);
@@ -67,13 +69,22 @@ void buf_put_u16be(struct buf *b, uint16_t v);
  * backslash as \xNN; at most max bytes of s, then "...". The result has no control character and no quote. */
 void buf_put_escaped(struct buf *b, struct slice s, size_t max);
 
+/* The byte as two hexadecimal digits; a: 'a' or 'A'. */
+void buf_put_hex(struct buf *b, unsigned char c, unsigned char a);
+
 /* UTC, RFC 3339 with six decimals, "2024-08-03T15:05:30.123456Z". us: microseconds since 1970, any value
- * from the year 0 to 9999; others are clamped. */
+ * from March of the year 0 to 9999; others are clamped. */
 void buf_put_time(struct buf *b, int64_t us);
 
 /* Writes strings, one behind the other. */
 #define buf_put_strs(b, ...) buf_put_list(b, __VA_ARGS__, (const char *)NULL)
 void buf_put_list(struct buf *b, ...) __attribute__((sentinel));
+
+/* Writes format, in it the arguments: %s a string, %.9s the same as text from outside (see buf_put_escaped; 9
+ * or any other number: max), %u an unsigned (or an int that is not negative), %zu a size_t. The compiler
+ * checks them, as they mean the same to printf. */
+void buf_put_text(struct buf *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void buf_put_args(struct buf *b, const char *format, va_list args) __attribute__((format(printf, 2, 0)));
 
 /* What was written so far; valid until the memory is written again. */
 struct slice buf_slice(const struct buf *b);

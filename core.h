@@ -4,27 +4,32 @@
 
 #include "bridge.h"
 
-/* Log lines: log_begin, any buf_put_*, log_end. A line that does not fit is dropped whole. */
+/* Log lines: log_begin, any buf_put_*, log_end; or all of it in one, see buf_put_text. A line that does not
+ * fit is dropped whole. */
 struct buf *log_begin(struct bridge *b, enum bridge_level level);
 void log_end(struct bridge *b);
-void log_line(struct bridge *b, enum bridge_level level, const char *text);
+void log_line(struct bridge *b, enum bridge_level level, const char *format, ...)
+        __attribute__((format(printf, 3, 4)));
 
-/* The same for a line that can come in any number, see enum bridge_cause: those that are one too many are
- * counted, and only at debug level logged. */
-struct buf *log_begin_limited(struct bridge *b, enum bridge_level level, unsigned cause);
-void log_line_limited(struct bridge *b, enum bridge_level level, unsigned cause, const char *text);
-bool log_limited(struct bridge *b, unsigned cause); /* counts; is it one too many? */
+/* The level of a line that can come in any number, see enum bridge_cause, and that comes now: LEVEL_DEBUG for
+ * one that is too many, which is counted. */
+enum bridge_level log_limited(struct bridge *b, enum bridge_level level, unsigned cause);
 
-static inline int64_t earlier(int64_t a, int64_t b)
-{
-	return a < b ? a : b;
-}
+/* The core wants to be stepped at that time at the latest. Every step begins without such a wish. */
+void wake_at(struct bridge *b, int64_t at_ms);
+
+/* Has the time come? If not, the core wants to be stepped then. */
+bool due(struct bridge *b, int64_t at_ms);
+
+/* How long the next try may wait at most after so many failures in a row. */
+unsigned back_off_ms(unsigned failures);
 
 /* 32 pseudo-random bits, for jitter only. */
 uint32_t bridge_random(struct bridge *b);
 
-/* Starts the payload of a publish to topic with its timestamp and type; then put the rest. See
- * mqtt_outbox_begin. */
+/* Begins a message: {"timestamp": "…", "type": "TYPE"; then put the rest. publish_begin: the one of a publish
+ * to topic, see mqtt_outbox_begin. */
+void put_message(const struct bridge *b, struct buf *p, const char *type);
 bool publish_begin(struct bridge *b, const char *topic, const char *type, struct buf *payload);
 
 /* api.c */
@@ -32,9 +37,10 @@ bool publish_begin(struct bridge *b, const char *topic, const char *type, struct
 /* Starts a call: GET target, or POST body to it when body.p is set; its time counts from from_ms. The api
  * must be API_IDLE. Returns false when it does not fit into BRIDGE_CALL_BYTES. Where it must not be made
  * twice, whatever happens, the caller sets once. */
-bool api_start(struct bridge *b, struct api *a, struct slice target, struct slice body, int64_t from_ms);
+bool api_start(struct bridge *b, struct api *a, const char *target, struct slice body, int64_t from_ms);
 
-/* Moves a call on; returns the state. API_DONE means 2xx or not, look at reply.status. */
+/* Moves a call on; returns the state. API_DONE with why not NULL: the reply's status is not 2xx, code says
+ * it. */
 enum api_state api_step(struct bridge *b, struct api *a);
 
 /* Takes the api back from API_DONE or API_FAILED, or gives up a call that is under way. */
@@ -43,8 +49,8 @@ void api_finish(struct bridge *b, struct api *a);
 /* One of b->call that is API_IDLE, NULL when there is none. */
 struct api *api_idle(struct bridge *b);
 
-/* Opens connections ahead of need. Returns when it wants to be called again: INT64_MAX for never. */
-int64_t api_keep_spares(struct bridge *b);
+/* Opens connections ahead of need. */
+void api_keep_spares(struct bridge *b);
 
 /* How many connections are up and wait. */
 size_t api_spares(const struct bridge *b);
@@ -52,19 +58,13 @@ size_t api_spares(const struct bridge *b);
 /* Wipes the reply, which may be a token, wherever in the link's memory its bytes have been. */
 void api_wipe(struct api *a);
 
-/* After API_DONE: is the status 2xx? */
-bool api_succeeded(const struct api *a);
-
-/* When the api wants to be stepped again though no byte comes: INT64_MAX for never. */
-int64_t api_deadline(const struct api *a);
-
-/* Writes what went wrong as a clause, with the number behind it: "the connection was refused (error 111)". */
-void api_put_why(struct buf *b, const struct api *a);
+/* Unescapes the string member name of a reply, or what else should be a JSON object, to out. NULL, or what is
+ * wrong, with nothing written. */
+const char *api_take_string(struct slice body, const char *name, struct buf *out);
 
 /* session.c */
 void session_init(struct bridge *b);
 void session_step(struct bridge *b);
-int64_t session_deadline(const struct bridge *b);
 void session_stop(struct bridge *b);
 
 /* requests.c */

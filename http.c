@@ -6,41 +6,25 @@ _Static_assert((size_t)HTTP_HEAD_BYTES <= (size_t)HTTP_REPLY_BYTES, "the head li
 
 static const char too_large[] = "the reply's body is larger than can be held";
 
-/* Request line and the header that all requests have. Nothing is said of Connection: HTTP/1.1 keeps it
- * unless the server says otherwise (RFC 9112 §9.3). */
-static void put_request(
-        struct buf *b, const char *method, const char *host, uint16_t port, struct slice target)
+void http_put_request(struct buf *b, const char *host, uint16_t port, const char *target, struct slice body)
 {
 	struct slice name = slice_str(host);
-	bool ipv6 = memchr(host, ':', name.n) != NULL;
-	const unsigned char *zone = ipv6 ? memchr(host, '%', name.n) : NULL;
-	if (zone) /* means nothing to the peer */
-		name.n = (size_t)(zone - name.p);
-	buf_put_str(b, method);
-	buf_put_slice(b, target);
-	buf_put_str(b, ipv6 ? " HTTP/1.1\r\nHost: [" : " HTTP/1.1\r\nHost: ");
+	bool ipv6 = slice_find(name, ":") < name.n;
+	if (ipv6) /* its zone means nothing to the peer */
+		name.n = slice_find(name, "%");
+	buf_put_text(
+	        b, "%s %s HTTP/1.1\r\nHost: %s", body.p != NULL ? "POST" : "GET", target, ipv6 ? "[" : "");
 	buf_put_slice(b, name);
 	if (ipv6)
 		buf_put_byte(b, ']');
-	if (port != 80) {
-		buf_put_byte(b, ':');
-		buf_put_u64(b, port);
-	}
+	if (port != 80)
+		buf_put_text(b, ":%u", port);
+	/* Nothing is said of Connection: HTTP/1.1 keeps it unless the server says otherwise (RFC 9112 §9.3).
+	 */
 	buf_put_str(b, "\r\nUser-Agent: iamcat/" IAMCAT_VERSION "\r\nAccept: application/json\r\n");
-}
-
-void http_put_get(struct buf *b, const char *host, uint16_t port, struct slice target)
-{
-	put_request(b, "GET ", host, port, target);
+	if (body.p != NULL)
+		buf_put_text(b, "Content-Type: application/json\r\nContent-Length: %zu\r\n", body.n);
 	buf_put_str(b, "\r\n");
-}
-
-void http_put_post(struct buf *b, const char *host, uint16_t port, struct slice target, struct slice body)
-{
-	put_request(b, "POST ", host, port, target);
-	buf_put_str(b, "Content-Type: application/json\r\nContent-Length: ");
-	buf_put_u64(b, body.n);
-	buf_put_str(b, "\r\n\r\n");
 	buf_put_slice(b, body);
 }
 
@@ -56,14 +40,13 @@ static bool is_alnum(unsigned char c)
 
 void http_put_encoded(struct buf *b, struct slice s)
 {
-	static const char hex[] = "0123456789ABCDEF";
 	for (size_t i = 0; i < s.n; i++) {
 		unsigned char c = s.p[i];
 		if (is_alnum(c) || c == '_' || c == '.' || c == '-' || c == '~') {
 			buf_put_byte(b, c);
 		} else {
-			unsigned char x[3] = {'%', (unsigned char)hex[c >> 4], (unsigned char)hex[c & 15]};
-			buf_put(b, x, 3);
+			buf_put_byte(b, '%');
+			buf_put_hex(b, c, 'A');
 		}
 	}
 }
@@ -133,21 +116,34 @@ static bool word_is(struct slice s, const char *word)
 static const char *status_read(struct head *h, struct slice line)
 {
 	const unsigned char *p = line.p;
-	if (line.n < 13 || !is_digit(p[7]) || p[8] != ' ' || p[9] < '1' || p[9] > '5' || !is_digit(p[10]) ||
-	        !is_digit(p[11]) || p[12] != ' ' || !text_valid(line))
+	h->status = line.n < 13 ? -1 : (int)slice_u64((struct slice){p + 9, 3}, 599);
+	if (h->status < 100 || !is_digit(p[7]) || p[8] != ' ' || p[12] != ' ' || !text_valid(line))
 		return "the reply has a malformed status line";
 	h->http10 = p[7] == '0';
-	h->status = (p[9] - '0') * 100 + (p[10] - '0') * 10 + (p[11] - '0');
 	return NULL;
+}
+
+/* Takes the digits off the front of *s, to base 10 or 16. Their number: exact up to HTTP_BODY_BYTES, else
+ * some number above it. */
+static size_t digits_take(struct slice *s, size_t base)
+{
+	size_t v = 0;
+	for (; s->n > 0; *s = slice_from(*s, 1)) {
+		unsigned char c = s->p[0], low = c | 0x20;
+		size_t digit = is_digit(c) ? (size_t)(c - '0') : low >= 'a' ? (size_t)(low - 'a' + 10) : base;
+		if (digit >= base)
+			break;
+		v = v > HTTP_BODY_BYTES ? v : v * base + digit;
+	}
+	return v;
 }
 
 /* RFC 9112 §6.3: digits only, and all lengths the same. */
 static const char *length_read(struct head *h, struct slice value)
 {
-	size_t v = 0, i = 0;
-	for (; i < value.n && is_digit(value.p[i]); i++)
-		v = v > HTTP_BODY_BYTES ? v : v * 10 + (size_t)(value.p[i] - '0');
-	if (value.n == 0 || i < value.n)
+	struct slice rest = value;
+	size_t v = digits_take(&rest, 10);
+	if (value.n == 0 || rest.n > 0)
 		return "the reply has a malformed Content-Length";
 	if (h->has_length && h->length != v)
 		return "the reply has two different lengths";
@@ -262,16 +258,11 @@ static long heads_read(struct http_reply *r, unsigned char *p, size_t *n)
 /* A chunk-size line (RFC 9112 §7.1), extensions ignored (§7.1.1). */
 static bool size_read(struct slice line, size_t *size)
 {
-	size_t v = 0, i = 0;
-	for (; i < line.n; i++) {
-		unsigned char c = line.p[i], low = c | 0x20;
-		if (!is_digit(c) && (low < 'a' || low > 'f'))
-			break;
-		v = v > HTTP_BODY_BYTES ? v : v * 16 + (size_t)(is_digit(c) ? c - '0' : low - 'a' + 10);
-	}
-	*size = v;
-	struct slice rest = {line.p + i, line.n - i}, extension = slice_trim(rest);
-	return i > 0 && (rest.n == 0 || (extension.n > 0 && extension.p[0] == ';')) && text_valid(rest);
+	struct slice rest = line;
+	*size = digits_take(&rest, 16);
+	struct slice extension = slice_trim(rest);
+	return rest.n < line.n && (rest.n == 0 || (extension.n > 0 && extension.p[0] == ';')) &&
+	       text_valid(rest);
 }
 
 /* One step in a chunked body: takes from the n bytes at p, moves data to to. Returns the bytes taken, 0 when

@@ -3,7 +3,6 @@
 #include <string.h>
 
 #define JSMN_STATIC
-#define JSMN_STRICT
 #include <jsmn.h>
 
 /* RFC 8259 §7: what may follow a backslash but u, and the characters that it stands for. */
@@ -34,13 +33,18 @@ static int peek(const struct scan *s)
 
 static bool wrong(struct scan *s, const char *why)
 {
-	s->why = s->at < s->n ? why : "the text ends too early";
+	s->why = why;
 	return false;
 }
 
-static bool is_space(int c)
+/* Takes the next byte if it is one of those in set, and returns it; 0: it is not. */
+static int take(struct scan *s, const char *set)
 {
-	return c == ' ' || c == '\t' || c == '\n' || c == '\r';
+	int c = peek(s);
+	if (c < 0 || memchr(set, c, strlen(set)) == NULL)
+		return 0;
+	s->at++;
+	return c;
 }
 
 static bool is_digit(int c)
@@ -50,8 +54,8 @@ static bool is_digit(int c)
 
 static void skip_space(struct scan *s)
 {
-	while (s->at < s->n && s->p[s->at] <= ' ' && is_space(s->p[s->at]))
-		s->at++;
+	while (s->at < s->n && s->p[s->at] <= ' ' && take(s, " \t\n\r"))
+		;
 }
 
 static bool skip_word(struct scan *s, const char *w)
@@ -74,24 +78,16 @@ static bool skip_digits(struct scan *s)
 /* RFC 8259 §6. */
 static bool skip_number(struct scan *s)
 {
-	if (peek(s) == '-')
-		s->at++;
+	take(s, "-");
 	if (s->lenient && peek(s) == 'I')
 		return skip_word(s, "Infinity");
-	if (peek(s) == '0')
-		s->at++;
-	else if (!skip_digits(s))
+	if (!take(s, "0") && !skip_digits(s))
 		return false;
-	if (peek(s) == '.') {
-		s->at++;
-		if (!skip_digits(s))
-			return false;
-	}
-	if (peek(s) != 'e' && peek(s) != 'E')
+	if (take(s, ".") && !skip_digits(s))
+		return false;
+	if (!take(s, "eE"))
 		return true;
-	s->at++;
-	if (peek(s) == '+' || peek(s) == '-')
-		s->at++;
+	take(s, "+-");
 	return skip_digits(s);
 }
 
@@ -119,26 +115,21 @@ static bool skip_utf8(struct scan *s)
 /* What follows a backslash (RFC 8259 §7); u: the UTF-16 code unit that it stands for. */
 static bool read_escape(struct scan *s, uint32_t *u)
 {
-	int c = peek(s);
-	const char *from = c < 0 ? NULL : memchr(escape_from, c, ESCAPES);
-	if (from != NULL) {
-		*u = (unsigned char)escape_to[from - escape_from];
-		s->at++;
+	static const char digits[] = "0123456789abcdef";
+	int c = take(s, escape_from);
+	*u = 0;
+	if (c != 0) {
+		*u = (unsigned char)escape_to[(const char *)memchr(escape_from, c, ESCAPES) - escape_from];
 		return true;
 	}
-	if (c != 'u')
+	if (!take(s, "u"))
 		return wrong(s, "an unknown escape sequence");
-	s->at++;
-	*u = 0;
 	for (int i = 0; i < 4; i++, s->at++) {
 		c = peek(s);
-		int lower = c | 0x20;
-		if (c >= '0' && c <= '9')
-			*u = *u << 4 | (uint32_t)(c - '0');
-		else if (lower >= 'a' && lower <= 'f')
-			*u = *u << 4 | (uint32_t)(lower - 'a' + 10);
-		else
+		const char *digit = c < 0 ? NULL : memchr(digits, c < 'A' ? c : c | 0x20, 16);
+		if (digit == NULL)
 			return wrong(s, "a hexadecimal digit is expected");
+		*u = *u << 4 | (uint32_t)(digit - digits);
 	}
 	return true;
 }
@@ -253,46 +244,50 @@ const char *json_check(struct slice s, bool *words, size_t *at)
 	if (skip_value(&t)) {
 		skip_space(&t);
 		if (t.at < t.n)
-			wrong(&t, "more follows the JSON text");
+			t.why = "more follows the JSON text";
 	}
 	*at = t.at;
 	if (words != NULL)
 		*words = t.words;
-	return t.why;
+	return t.why != NULL && t.at == t.n ? "the text ends too early" : t.why;
 }
 
 enum json_kind json_kind(struct slice value)
 {
-	struct scan s = scan_of(value, true);
-	skip_space(&s);
-	int c = peek(&s);
-	switch (c) {
-	case '{': return JSON_OBJECT;
-	case '[': return JSON_ARRAY;
-	case '"': return JSON_STRING;
-	case 't': return JSON_TRUE;
-	case 'f': return JSON_FALSE;
-	case 'n':
-	case 'N':
-	case 'I': return JSON_NULL;
-	case '-': s.at++; return peek(&s) == 'I' ? JSON_NULL : JSON_NUMBER;
-	default: return is_digit(c) ? JSON_NUMBER : JSON_NONE;
-	}
+	static const char first[] = "{[\"-tfnNI"; /* in the order of enum json_kind; NaN and its kin behind */
+	value = slice_trim(value);
+	if (value.n == 0)
+		return JSON_NONE;
+	if (is_digit(value.p[0]))
+		return JSON_NUMBER;
+	const char *at = memchr(first, value.p[0], sizeof first - 1);
+	if (at == NULL)
+		return JSON_NONE;
+	enum json_kind kind = JSON_OBJECT + (enum json_kind)(at - first);
+	return kind > JSON_NULL || (kind == JSON_NUMBER && value.n > 1 && value.p[1] == 'I') ? JSON_NULL
+	                                                                                     : kind;
 }
 
-bool json_next(struct slice object, size_t *at, struct slice *name, struct slice *value)
+size_t json_count(struct slice value)
 {
-	struct scan s = scan_of(object, true);
+	jsmn_parser parser;
+	jsmn_init(&parser);
+	int n = jsmn_parse(&parser, (const char *)value.p, value.n, NULL, 0);
+	return n < 0 ? 0 : (size_t)n;
+}
+
+bool json_next(struct slice container, size_t *at, struct slice *name, struct slice *value)
+{
+	struct scan s = scan_of(container, true);
 	s.at = *at;
 	skip_space(&s);
-	if (peek(&s) != (*at == 0 ? '{' : ','))
+	if (!take(&s, *at > 0 ? "," : name != NULL ? "{" : "["))
 		return false;
-	s.at++;
-	if (!skip_name(&s, name)) /* the object is empty */
+	if (name != NULL && !skip_name(&s, name)) /* the object is empty */
 		return false;
 	skip_space(&s);
 	size_t from = s.at;
-	if (!skip_value(&s))
+	if (!skip_value(&s)) /* the array is empty */
 		return false;
 	*value = (struct slice){s.p + from, s.at - from};
 	*at = s.at;
@@ -333,7 +328,7 @@ static size_t next_unescaped(struct scan *s, unsigned char c[4])
 	return encode(u >= 0xd800 && u < 0xe000 ? 0xfffd : u, c);
 }
 
-static bool name_is(struct slice raw, const char *name)
+bool json_name_is(struct slice raw, const char *name)
 {
 	struct scan s = scan_of(raw, false);
 	unsigned char c[4];
@@ -350,12 +345,10 @@ void json_members(struct slice object, const char *const *name, struct slice *va
 	struct slice raw, found;
 	size_t at = 0;
 	memset(value, 0, n * sizeof *value);
-	while (json_next(object, &at, &raw, &found)) {
-		bool escaped = raw.n > 0 && memchr(raw.p, '\\', raw.n) != NULL;
+	while (json_next(object, &at, &raw, &found))
 		for (size_t i = 0; i < n; i++)
-			if (escaped ? name_is(raw, name[i]) : slice_is(raw, name[i]))
+			if (json_name_is(raw, name[i]))
 				value[i] = found;
-	}
 }
 
 struct slice json_get(struct slice object, const char *name)
@@ -363,24 +356,6 @@ struct slice json_get(struct slice object, const char *name)
 	struct slice value;
 	json_members(object, &name, &value, 1);
 	return value;
-}
-
-long json_array(struct slice array, struct slice *value, size_t max)
-{
-	jsmn_parser parser;
-	jsmntok_t token[JSON_VALUES + 1]; /* the first is the array itself */
-	jsmn_init(&parser);
-	int n = jsmn_parse(&parser, (const char *)array.p, array.n, token, JSON_VALUES + 1);
-	if ((n < 1 && n != JSMN_ERROR_NOMEM) || token[0].type != JSMN_ARRAY)
-		return -1;
-	for (size_t i = 1; i < parser.toknext; i++) {
-		size_t quote = token[i].type == JSMN_STRING, from = (size_t)token[i].start - quote;
-		if (token[i].type != JSMN_STRING && token[i].type != JSMN_PRIMITIVE)
-			return -1;
-		if (i <= max)
-			value[i - 1] = (struct slice){array.p + from, (size_t)token[i].end + quote - from};
-	}
-	return n < 0 || (size_t)n - 1 > max ? (long)max + 1 : n - 1;
 }
 
 void json_unescape(struct buf *b, struct slice string)
@@ -402,13 +377,13 @@ static void put_ascii(struct buf *b, unsigned char c)
 	const char *to = memchr(escape_to, c, ESCAPES);
 	if (to != NULL && c != '/') {
 		buf_put_byte(b, '\\');
-		buf_put_byte(b, (unsigned char)escape_from[to - escape_to]);
+		c = (unsigned char)escape_from[to - escape_to];
 	} else if (c < ' ') {
-		buf_put_str(b, c < 0x10 ? "\\u000" : "\\u001");
-		buf_put_byte(b, (unsigned char)((c & 15) < 10 ? '0' + (c & 15) : 'a' - 10 + (c & 15)));
-	} else {
-		buf_put_byte(b, c);
+		buf_put_str(b, "\\u00");
+		buf_put_hex(b, c, 'a');
+		return;
 	}
+	buf_put_byte(b, c);
 }
 
 void json_put_string(struct buf *b, struct slice text)
@@ -432,24 +407,24 @@ void json_put_string(struct buf *b, struct slice text)
 
 void json_put_value(struct buf *b, struct slice value)
 {
+	value = slice_trim(value);
 	struct scan s = scan_of(value, false);
-	while (s.n > 0 && is_space(s.p[s.n - 1]))
-		s.n--;
-	skip_space(&s);
-	size_t from = s.at; /* what is before it was written */
+	size_t from = 0; /* what is before it was written */
 	while (s.at < s.n) {
 		size_t start = s.at;
-		if (is_space(s.p[start]) || memchr("{}[],:", s.p[start], 6) != NULL) {
-			s.at++;
-		} else if (!skip_scalar(&s)) { /* no JSON: one of the lenient words */
+		if (peek(&s) == '"') {
+			skip_string(&s);
+			continue;
+		}
+		take(&s, "-");
+		int c = take(&s, "NI"); /* outside of strings JSON has neither letter */
+		if (c != 0) {
 			buf_put(b, s.p + from, start - from);
 			buf_put_str(b, "null");
-			s.at = start;
-			s.lenient = true;
-			if (!skip_scalar(&s))
-				return;
-			s.lenient = false;
+			s.at += c == 'N' ? sizeof "aN" - 1 : sizeof "nfinity" - 1;
 			from = s.at;
+		} else if (s.at == start) {
+			s.at++;
 		}
 	}
 	buf_put(b, s.p + from, s.n - from);

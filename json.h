@@ -5,10 +5,7 @@
 
 #include "buf.h"
 
-enum {
-	JSON_DEPTH = 64,  /* levels of nesting that are accepted; [] is one level */
-	JSON_VALUES = 127 /* the most values that json_array can tell apart */
-};
+enum { JSON_DEPTH = 64 }; /* levels of nesting that are accepted; [] is one level */
 
 /* Is s exactly one JSON text in valid UTF-8 (RFC 3629: no overlong forms, surrogates, or code points over
  * U+10FFFF; no byte order mark), nested at most JSON_DEPTH deep? Returns NULL when it is, or else a static
@@ -35,10 +32,17 @@ enum json_kind {
  * allowed. */
 enum json_kind json_kind(struct slice value);
 
-/* Walks the members of an object, in order: start with *at = 0; returns false after the last one, and at once
- * when object is no object. name is the raw text between the quotes, value the value without white space
- * around it; both point into object, so the whole member runs from name->p - 1 to value->p + value->n. */
-bool json_next(struct slice object, size_t *at, struct slice *name, struct slice *value);
+/* Walks the members of an object, in order, or with name NULL the values of an array: start with *at = 0;
+ * returns false after the last one, and at once when the container is none. name is the raw text between the
+ * quotes, value the value without white space around it; both point into the container, so the whole member
+ * runs from name->p - 1 to value->p + value->n. */
+bool json_next(struct slice container, size_t *at, struct slice *name, struct slice *value);
+
+/* Does the raw text between the quotes of a member's name stand for name? */
+bool json_name_is(struct slice raw, const char *name);
+
+/* How many values there are in a value at all levels, itself and the names of members included. */
+size_t json_count(struct slice value);
 
 /* The value of the member whose unescaped name is name (of several with that name the last, as ECMAScript
  * does). .p is NULL when there is none or when object is no object. */
@@ -46,11 +50,6 @@ struct slice json_get(struct slice object, const char *name);
 
 /* The same for n names at once, in one walk. */
 void json_members(struct slice object, const char *const *name, struct slice *value, size_t n);
-
-/* Splits a flat array into its values, without white space around them: fills at most max (up to JSON_VALUES)
- * and returns how many the array has, or max + 1 when there are more. Returns -1 when one of the first
- * JSON_VALUES is an object, an array, or a lenient word, and when array is no array. */
-long json_array(struct slice array, struct slice *value, size_t max);
 
 /* Writes the unescaped characters of a string value (its slice begins and ends with a quote), as UTF-8. An
  * escaped lone surrogate becomes U+FFFD; \u0000 becomes a NUL byte. */

@@ -34,6 +34,7 @@ struct link {
 	/* The wish, level-triggered: the core may set it from false to true only while the state is
 	 * LINK_DOWN. */
 	bool open;
+	int64_t opened_ms; /* the core's own: when it began to wish so */
 
 	/* The fact */
 	enum link_state state;

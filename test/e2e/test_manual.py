@@ -55,8 +55,8 @@ def program() -> set[str]:
     that it tells systemd."""
     files = [path for path in ROOT.glob("*.c") if path.name not in ("check.c", "notify.c")]
     assert len(files) > 15
-    said = {plain(re.sub(r"\\(.)", r"\1", text)) for path in files for text in texts(path.read_text())
-            if len(text.split()) >= 3}
+    said = {plain(re.sub(r"\\(.)", r"\1", text)) for path in files for whole in texts(path.read_text())
+            for text in re.split(r"%(?:\.\d+)?(?:s|u|zu)", whole) if len(text.split()) >= 3}
     # Two texts that are one sentence.
     whole = "expected only the host name or IP address, without mqtts:// or the like and without a path; the port goes into"
     part = "expected only the host name or IP address, without mqtts:// or the like and"

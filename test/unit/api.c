@@ -6,6 +6,11 @@
 #include "../../api.c"
 #include "driver.h"
 
+static struct link *link_of(struct bridge *bridge, size_t i)
+{
+	return &bridge->link[LINK_API + i];
+}
+
 static const char closing[] = "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n{}";
 static const char keeping[] = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
 
@@ -13,6 +18,7 @@ static const char keeping[] = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
 static void step(void)
 {
 	b.time.now_ms = now_ms;
+	b.wake_ms = INT64_MAX;
 	for (size_t i = 0; i < BRIDGE_CALLS; i++)
 		api_step(&b, &b.call[i]);
 	api_step(&b, &b.state);
@@ -64,7 +70,7 @@ static struct api *call(bool write)
 {
 	struct api *a = api_idle(&b);
 	assert_non_null(a);
-	assert_true(api_start(&b, a, slice_str("/x"), (struct slice){NULL, 0}, now_ms));
+	assert_true(api_start(&b, a, "/x", (struct slice){NULL, 0}, now_ms));
 	a->once = write;
 	return a;
 }
@@ -115,7 +121,7 @@ static void never_has_more_than_four(void **state)
 	start_with(4);
 	call(false);
 	call(false);
-	assert_true(api_start(&b, &b.state, slice_str("/x"), (struct slice){NULL, 0}, now_ms));
+	assert_true(api_start(&b, &b.state, "/x", (struct slice){NULL, 0}, now_ms));
 	serve_all();
 	assert_non_null(b.state.link);
 	assert_int_equal(wanted(), BRIDGE_API_LINKS);
@@ -236,7 +242,7 @@ static void replaces_with_back_off(void **state)
 		now_ms += wait_ms - 1;
 		serve_all();
 		assert_int_equal(wanted(), 0);
-		assert_int_equal(api_keep_spares(&b), now_ms + 1);
+		assert_int_equal(b.wake_ms, now_ms + 1);
 		now_ms++;
 		serve_all();
 		assert_int_equal(waiting(), 1);
@@ -313,7 +319,8 @@ static void gives_up_one_that_does_not_come_up(void **state)
 	assert_non_null(l);
 	link_opening(l);
 	int64_t opened = now_ms;
-	assert_int_equal(api_keep_spares(&b), opened + 5000);
+	step();
+	assert_int_equal(b.wake_ms, opened + 5000);
 	now_ms = opened + 4999;
 	step();
 	assert_true(l->open);

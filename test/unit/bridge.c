@@ -16,7 +16,7 @@ static const char *at(int64_t now_ms, size_t n, unsigned cause)
 	b.time.now_ms = now_ms;
 	log_rest(&b, false);
 	while (n-- > 0)
-		log_line_limited(&b, LEVEL_WARN, cause, "it");
+		log_line(&b, log_limited(&b, LEVEL_WARN, cause), "it");
 	said[0] = 0;
 	while (bridge_take_log(&b, &at, &level, &text))
 		end += (size_t)snprintf(said + end, sizeof said - end, "%d %.*s\n", (int)level, (int)text.n,

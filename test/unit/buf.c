@@ -74,7 +74,7 @@ static void times_out_of_range(void **state)
 	struct buf b = BUF(mem);
 	(void)state;
 	buf_put_time(&b, INT64_MIN);
-	assert_slice(buf_slice(&b), "0000-01-01T00:00:00.000000Z");
+	assert_slice(buf_slice(&b), "0000-03-01T00:00:00.000000Z");
 	b.n = 0;
 	buf_put_time(&b, INT64_MAX);
 	assert_slice(buf_slice(&b), "9999-12-31T23:59:59.999999Z");
@@ -131,7 +131,7 @@ static void pieces(void **state)
 	assert_true(slice_is(head, "a") && s.p == head.p + 2 && s.n == 0);
 	assert_true(slice_is(slice_cut(&s, ','), "") && s.p == NULL);
 	assert_true(slice_cut(&s, ',').p == NULL);
-	assert_true(slice_is(slice_trim(slice_str(" \t\ra b\r ")), "a b"));
+	assert_true(slice_is(slice_trim(slice_str(" \t\r\na b\n\r ")), "a b"));
 	assert_true(slice_is(slice_trim(slice_str(" ")), "") && slice_trim((struct slice){NULL, 0}).n == 0);
 	assert_true(slice_is(slice_from(slice_str("abc"), 3), "") &&
 	            slice_is(slice_from(slice_str("abc"), 1), "bc"));
@@ -154,6 +154,20 @@ static void strings(void **state)
 	assert_true(slice_is(buf_slice(&b), "abcd") && b.full);
 }
 
+static void texts(void **state)
+{
+	unsigned char mem[128];
+	struct buf b = BUF(mem);
+	(void)state;
+	buf_put_text(&b, "%s:%u: %.10s, %.3s, %zu%s|", "a\n", 4294967295u, "\"x\x80", "abcdef", SIZE_MAX, "");
+	char expected[128];
+	snprintf(expected, sizeof expected, "a\n:4294967295: \\x22x\\x80, abc..., %zu|", SIZE_MAX);
+	assert_slice(buf_slice(&b), expected);
+	b.cap = b.n + 1;
+	buf_put_text(&b, "%u%u", 1, 22);
+	assert_true(b.full && b.n == b.cap);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -166,6 +180,7 @@ int main(void)
 	        cmocka_unit_test(overflow_sticks),
 	        cmocka_unit_test(pieces),
 	        cmocka_unit_test(strings),
+	        cmocka_unit_test(texts),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

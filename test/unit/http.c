@@ -557,15 +557,14 @@ static void test_put(void **state)
 	for (size_t i = 0; i < sizeof v / sizeof *v; i++) {
 		char want[512];
 		make("");
-		http_put_get(&b, v[i].host, v[i].port, slice_str("/api/state?a=1"));
+		http_put_request(&b, v[i].host, v[i].port, "/api/state?a=1", (struct slice){NULL, 0});
 		snprintf(want, sizeof want,
 		        "GET /api/state?a=1 HTTP/1.1\r\n%sUser-Agent: iamcat/%s\r\n"
 		        "Accept: application/json\r\n\r\n",
 		        v[i].line, IAMCAT_VERSION);
 		assert_slice(buf_slice(&b), want);
 		make("");
-		http_put_post(
-		        &b, v[i].host, v[i].port, slice_str("/api/jwt/create"), slice_str("{\"a\":[12]}"));
+		http_put_request(&b, v[i].host, v[i].port, "/api/jwt/create", slice_str("{\"a\":[12]}"));
 		snprintf(want, sizeof want,
 		        "POST /api/jwt/create HTTP/1.1\r\n%sUser-Agent: iamcat/%s\r\n"
 		        "Accept: application/json\r\nContent-Type: application/json\r\n"
@@ -574,8 +573,8 @@ static void test_put(void **state)
 		assert_slice(buf_slice(&b), want);
 		for (size_t cap = 0; cap < strlen(want); cap++) {
 			struct buf small = {guarded(cap), cap, 0, false};
-			http_put_post(&small, v[i].host, v[i].port, slice_str("/api/jwt/create"),
-			        slice_str("{\"a\":[12]}"));
+			http_put_request(
+			        &small, v[i].host, v[i].port, "/api/jwt/create", slice_str("{\"a\":[12]}"));
 			assert_true(small.full);
 			guarded_free(small.p, cap);
 		}

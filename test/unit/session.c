@@ -113,7 +113,7 @@ static void start_renewal(void)
 	connect_broker();
 	now_ms = b.renew_ms;
 	step();
-	assert_true(b.renewing && b.identity->state == API_BUSY);
+	assert_true(b.identity != NULL && b.identity->state == API_BUSY);
 }
 
 /* The next token is of no use any more: its call must not keep the core busy. */
@@ -137,12 +137,12 @@ static void renews_after_an_unusable_token(void **state)
 	(void)state;
 	start_renewal();
 	answer(b.identity->link, "{\"jwt\": \"a b\"}");
-	assert_false(b.renewing);
+	assert_null(b.identity);
 	now_ms = b.renew_ms;
 	step();
 	step();
 	assert_int_equal(b.phase, PHASE_SERVE);
-	assert_true(b.renewing && b.identity->state == API_BUSY);
+	assert_true(b.identity != NULL && b.identity->state == API_BUSY);
 	answer(b.identity->link, "{\"jwt\": \"d.e.f\"}");
 	assert_string_equal(b.token, "d.e.f");
 }
