@@ -149,13 +149,6 @@ void buf_put_i64(struct buf *b, int64_t v)
 	put_digits(b, v < 0 ? 0 - (uint64_t)v : (uint64_t)v, 1);
 }
 
-void buf_put_number(struct buf *b, const char *before, int64_t v, const char *after)
-{
-	buf_put_str(b, before);
-	buf_put_i64(b, v);
-	buf_put_str(b, after);
-}
-
 void buf_put_seconds(struct buf *b, int64_t ms)
 {
 	buf_put_i64(b, ms / 1000);
@@ -227,15 +220,6 @@ void buf_put_time(struct buf *b, int64_t us)
 		put_digits(b, value[i], parts[i].width);
 		buf_put_byte(b, parts[i].behind);
 	}
-}
-
-void buf_put_list(struct buf *b, ...)
-{
-	va_list strings;
-	va_start(strings, b);
-	for (const char *s; (s = va_arg(strings, const char *)) != NULL;)
-		buf_put_str(b, s);
-	va_end(strings);
 }
 
 void buf_put_args(struct buf *b, const char *format, va_list args)

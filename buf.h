@@ -64,9 +64,8 @@ void buf_put(struct buf *b, const void *p, size_t n);
 void buf_put_byte(struct buf *b, unsigned char c);
 void buf_put_str(struct buf *b, const char *s); /* without the NUL */
 void buf_put_slice(struct buf *b, struct slice s);
-void buf_put_u64(struct buf *b, uint64_t v);                                          /* decimal */
-void buf_put_i64(struct buf *b, int64_t v);                                           /* decimal */
-void buf_put_number(struct buf *b, const char *before, int64_t v, const char *after); /* between strings */
+void buf_put_u64(struct buf *b, uint64_t v);     /* decimal */
+void buf_put_i64(struct buf *b, int64_t v);      /* decimal */
 void buf_put_seconds(struct buf *b, int64_t ms); /* with three decimals; not below 0 */
 void buf_put_u16be(struct buf *b, uint16_t v);
 
@@ -80,10 +79,6 @@ void buf_put_hex(struct buf *b, unsigned char c, unsigned char a);
 /* UTC, RFC 3339 with six decimals, "2024-08-03T15:05:30.123456Z". us: microseconds since 1970, any value
  * from March of the year 0 to 9999; others are clamped. */
 void buf_put_time(struct buf *b, int64_t us);
-
-/* Writes strings, one behind the other. */
-#define buf_put_strs(b, ...) buf_put_list(b, __VA_ARGS__, (const char *)NULL)
-void buf_put_list(struct buf *b, ...) __attribute__((sentinel));
 
 /* Writes format, in it the arguments: %s a string, %.9s the same as text from outside (see buf_put_escaped; 9
  * or any other number: max), %u an unsigned (or an int that is not negative), %zu a size_t. The compiler

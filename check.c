@@ -82,7 +82,7 @@ static void put_text(struct check *c, struct slice text)
 static struct buf *text_of(struct check *c)
 {
 	c->text = BUF(c->text_mem);
-	buf_put_strs(&c->text, steps[c->step].name, ": ");
+	buf_put_text(&c->text, "%s: ", steps[c->step].name);
 	return &c->text;
 }
 
@@ -92,7 +92,7 @@ static void put_step(struct check *c, enum mark mark)
 	int64_t ms = c->now_ms - c->since_ms;
 	put_mark(c, mark);
 	put_blanks(c, ms < 10 ? 3 : ms < 100 ? 2 : ms < 1000);
-	buf_put_number(&c->out, "", ms, " ms ");
+	buf_put_text(&c->out, "%zu ms ", (size_t)ms);
 	put_text(c, buf_slice(&c->text));
 }
 
@@ -139,7 +139,7 @@ static void next(struct check *c)
 static void put_fault(struct check *c, struct slice found)
 {
 	if (c->status == CHECK_STOPPED) {
-		buf_put_strs(text_of(c), "expected ", steps[c->step].expected);
+		buf_put_text(text_of(c), "expected %s", steps[c->step].expected);
 		put_step(c, BAD);
 	}
 	put_below(c, NONE, c->status == CHECK_STOPPED ? "found" : "", found);
@@ -268,13 +268,13 @@ static void put_chain(const struct check *c, struct buf *t, int64_t now_s)
 	}
 	buf_put_str(t, "\nroot '");
 	buf_put_escaped(t, cert_name_text(k->root->subject), 64);
-	buf_put_strs(t,
+	buf_put_text(t, "%s, valid to ",
 	        c->config->root_ca_file[0] != 0 ? "' of MQTT_ROOT_CA_FILE"
 	        : c->anchors->used > 0          ? "' of MQTT_ROOT_CA"
-	                                        : "', which is embedded",
-	        ", valid to ");
+	                                        : "', which is embedded");
 	cert_put_day(t, k->root->not_after_s);
-	buf_put_number(t, "; days left for all of them: ", (end_s - now_s) / 86400, "");
+	buf_put_str(t, "; days left for all of them: ");
+	buf_put_i64(t, (end_s - now_s) / 86400);
 }
 
 static const char *cipher(uint16_t suite)
@@ -295,7 +295,7 @@ static bool done(struct check *c, struct buf *t, struct bridge_time time)
 	const struct link *l = c->broker->link;
 	bool dialled = b->phase >= PHASE_DIAL && b->phase <= PHASE_SERVE;
 	switch (c->step) {
-	case CHECK_API: buf_put_strs(t, "serial number ", b->serial); return b->serial[0] != 0;
+	case CHECK_API: buf_put_text(t, "serial number %s", b->serial); return b->serial[0] != 0;
 	case CHECK_TOKEN:
 		if (dialled && c->config->bridge.has_login)
 			buf_put_str(t, "none is needed, MQTT_USERNAME is set");
@@ -303,14 +303,11 @@ static bool done(struct check *c, struct buf *t, struct bridge_time time)
 			look_at_token(c, t, time.wall_us);
 		return dialled;
 	case CHECK_LOOKUP: put_addresses(c, t); return l->state != LINK_DOWN && c->broker->at > 0;
-	case CHECK_TCP:
-		buf_put_strs(t, "connected to ", l->peer);
-		buf_put_number(t, " port ", l->port, "");
-		return l->transport;
+	case CHECK_TCP: buf_put_text(t, "connected to %s port %u", l->peer, l->port); return l->transport;
 	case CHECK_TLS:
 		if (l->state != LINK_UP)
 			return false;
-		buf_put_strs(t, "version 1.2, ECDHE-",
+		buf_put_text(t, "version 1.2, ECDHE-%s%s",
 		        l->tls->check.cert[0].key.key_type == BR_KEYTYPE_EC ? "ECDSA-" : "RSA-",
 		        cipher(l->tls->session.cipher_suite));
 		put_chain(c, t, time.wall_us / 1000000);
@@ -323,7 +320,7 @@ static bool done(struct check *c, struct buf *t, struct bridge_time time)
 		buf_put_escaped(t, slice_str(b->topic_request), sizeof b->topic_request);
 		return b->served_since_ms != 0;
 	case CHECK_STATE:
-		buf_put_number(t, "", (int64_t)b->state.reply.body.n, " bytes; it was not published");
+		buf_put_text(t, "%zu bytes; it was not published", b->state.reply.body.n);
 		return b->state.state == API_IDLE && !b->state_due && !b->state_failing;
 	default: return false;
 	}
@@ -343,7 +340,7 @@ static void take_client_id(struct check *c)
 	char *id = c->config->bridge.client_id;
 	struct buf b = BUF(c->config->bridge.client_id);
 	b.n = strlen(id);
-	buf_put_strs(&b, b.n == 0 ? c->bridge->serial : "", "-check");
+	buf_put_text(&b, "%s-check", b.n == 0 ? c->bridge->serial : "");
 	buf_cstr(&b);
 }
 
@@ -377,7 +374,6 @@ void check_begin(struct check *c, bool terminal, int64_t now_ms)
 void check_configured(struct check *c, bool good, struct config *config, const struct tls_anchors *anchors,
         const struct bridge *bridge, const struct net *net, int64_t now_ms)
 {
-	struct buf *text;
 	c->config = config;
 	c->anchors = anchors;
 	c->bridge = bridge;
@@ -392,11 +388,8 @@ void check_configured(struct check *c, bool good, struct config *config, const s
 	config->log_level = LEVEL_WARN;
 	c->now_ms = now_ms;
 	put_note(c);
-	text = text_of(c);
-	buf_put_strs(text, "broker ", config->bridge.broker_host);
-	buf_put_number(text, ":", config->bridge.broker_port, ", gateway API ");
-	buf_put_str(text, config->bridge.api_host);
-	buf_put_number(text, ":", config->bridge.api_port, "");
+	buf_put_text(text_of(c), "broker %s:%u, gateway API %s:%u", config->bridge.broker_host,
+	        config->bridge.broker_port, config->bridge.api_host, config->bridge.api_port);
 	put_step(c, GOOD);
 	next(c);
 }

@@ -138,9 +138,9 @@ static int read_file(const char *path, int flags, struct slice *s, struct buf *w
 	if (error == 0)
 		return 0;
 	const char *reason = reason_of(error);
-	buf_put_strs(why, "cannot be read: ", reason); /* NULL ends the list */
+	buf_put_text(why, "cannot be read: %s", reason != NULL ? reason : "error ");
 	if (reason == NULL)
-		buf_put_number(why, "error ", error, "");
+		buf_put_i64(why, error);
 	return error;
 }
 
@@ -165,10 +165,10 @@ static bool is_word(unsigned char c)
 static void put_source(struct buf *b, const struct reader *r, struct slice name, size_t line)
 {
 	buf_put_escaped(b, name, 64);
-	buf_put_strs(b, " (", line > 0 ? r->file : "environment");
 	if (line > 0)
-		buf_put_number(b, " line ", (int64_t)line, "");
-	buf_put_str(b, ")");
+		buf_put_text(b, " (%s line %zu)", r->file, line);
+	else
+		buf_put_str(b, " (environment)");
 }
 
 /* Writes the line for a mistake in a variable, which is in r->why. The value of a secret is not shown, nor
@@ -187,19 +187,18 @@ static void mistake(struct reader *r, size_t v)
 		buf_put_escaped(r->errors, s, 64);
 		buf_put_str(r->errors, "\"");
 	}
-	buf_put_strs(r->errors, ": ", buf_cstr(&r->why),
+	buf_put_text(r->errors, ": %s%s\n", buf_cstr(&r->why),
 	        /* docker's --env-file leaves them in place */
 	        r->found[v].line == 0 && kind != PEM && s.n > 0 && (s.p[0] == '"' || s.p[0] == '\'')
-	                ? "; leave out the quotes around it, here they are part of it\n"
-	                : "\n");
+	                ? "; leave out the quotes around it, here they are part of it"
+	                : "");
 	r->why.n = 0;
 }
 
 /* "5 to 65535" */
 static void put_limits(struct buf *b, const struct variable *v)
 {
-	buf_put_number(b, "", v->min, " to ");
-	buf_put_u64(b, v->max);
+	buf_put_text(b, "%u to %u", v->min, v->max);
 }
 
 /* The text behind this one and its NUL. */
@@ -283,13 +282,15 @@ static bool take_host(const struct variable *v, char *to, struct slice s, struct
 		return true;
 	}
 	if (has(s, "/"))
-		buf_put_strs(why,
-		        "expected only the host name or IP address, without mqtts:// or the like and ",
-		        "without a path; the port goes into ", port);
+		buf_put_text(why,
+		        "expected only the host name or IP address, without mqtts:// or the like and without "
+		        "a "
+		        "path; the port goes into %s",
+		        port);
 	else if (colon < s.n && (s.p[0] == '[' || !has(slice_from(s, colon + 1), ":")))
-		buf_put_strs(why, "expected only the host name or IP address; the port goes into ", port);
+		buf_put_text(why, "expected only the host name or IP address; the port goes into %s", port);
 	else
-		buf_put_strs(why, "expected a host name or an IP address");
+		buf_put_str(why, "expected a host name or an IP address");
 	return false;
 }
 
@@ -364,7 +365,7 @@ static bool take_number(const struct variable *v, char *to, struct slice s, stru
 	if (n >= v->min)
 		return true;
 	if (v->kind == ENUM) {
-		buf_put_strs(why, "expected ", words_of(v));
+		buf_put_text(why, "expected %s", words_of(v));
 	} else {
 		buf_put_str(why, "expected a whole number, ");
 		put_limits(why, v);
@@ -505,8 +506,8 @@ static void take_login(struct reader *r)
 	size_t password = given(r, PASSWORD) ? PASSWORD : PASSWORD_FILE;
 	bool user = given(r, USERNAME), two = both(r, PASSWORD);
 	if (user != given(r, password) && !r->unread) {
-		buf_put_strs(&r->why, user ? "MQTT_PASSWORD (or MQTT_PASSWORD_FILE)" : "MQTT_USERNAME",
-		        " is not set; expected both, or neither for serial number and JWT");
+		buf_put_text(&r->why, "%s is not set; expected both, or neither for serial number and JWT",
+		        user ? "MQTT_PASSWORD (or MQTT_PASSWORD_FILE)" : "MQTT_USERNAME");
 		mistake(r, user ? USERNAME : password);
 	}
 	r->c->bridge.has_login = user;
@@ -571,8 +572,8 @@ static size_t find_misspelled(struct slice name)
 static void warn_unknown(struct reader *r, struct slice name, size_t nearest, size_t line)
 {
 	put_source(r->warnings, r, name, line);
-	buf_put_strs(r->warnings, " is no variable of iamcat and has no effect; the nearest one is ",
-	        variables[nearest].name, "\n");
+	buf_put_text(r->warnings, " is no variable of iamcat and has no effect; the nearest one is %s\n",
+	        variables[nearest].name);
 }
 
 static void store(struct reader *r, struct slice name, struct slice value, size_t line)
@@ -581,8 +582,7 @@ static void store(struct reader *r, struct slice name, struct slice value, size_
 	if (v < VARIABLES) {
 		if (r->found[v].line > 0) {
 			put_source(r->warnings, r, name, r->found[v].line);
-			buf_put_number(
-			        r->warnings, " has no effect, it is set again in line ", (int64_t)line, "\n");
+			buf_put_text(r->warnings, " has no effect, it is set again in line %zu\n", line);
 		}
 		r->found[v] = (struct found){value, line};
 		return;
@@ -674,7 +674,7 @@ static void read_line(struct reader *r)
 	if (v < VARIABLES)
 		r->found[v] = (struct found){{NULL, 0}, line};
 	put_source(r->errors, r, v < VARIABLES ? name : slice_str("A line"), line);
-	buf_put_strs(r->errors, ": ", why, "\n");
+	buf_put_text(r->errors, ": %s\n", why);
 }
 
 static void read_lines(struct reader *r)
@@ -726,14 +726,17 @@ bool config_read(struct config *c, struct tls_anchors *a, const char *file, char
 	r.n = ok ? s.n : 0;
 	r.unread = !ok && (file || error != ENOENT);
 	if (r.unread) {
-		buf_put_strs(errors, r.file, " ", buf_cstr(&r.why), "; expected NAME=value lines in UTF-8\n");
+		buf_put_text(errors, "%s %s; expected NAME=value lines in UTF-8\n", r.file, buf_cstr(&r.why));
 	}
 	r.why.n = 0;
 	read_lines(&r);
 	read_environment(&r, envp);
 	if (!given(&r, BROKER_HOST) && !r.unread) {
-		buf_put_strs(errors, "MQTT_BROKER_HOST is not set in the environment or ", r.file,
-		        ": expected the broker's name or IP address\n");
+		buf_put_text(errors,
+		        "MQTT_BROKER_HOST is not set in the environment or %s: expected the broker's name or "
+		        "IP "
+		        "address\n",
+		        r.file);
 	}
 	for (size_t v = 0; v < VARIABLES; v++)
 		take(&r, v);
@@ -749,13 +752,13 @@ void config_describe(struct buf *b)
 	static const char blanks[] = "                       ";
 	for (const struct variable *v = variables; v < variables + VARIABLES; v++) {
 		const char *help = next(v->name), *fallback = next(help);
-		buf_put_strs(b, "  ", v->name, &blanks[strlen(v->name)], help);
+		buf_put_text(b, "  %s%s%s", v->name, &blanks[strlen(v->name)], help);
 		if (v->kind <= NUMBER16) {
 			buf_put_str(b, ", ");
 			put_limits(b, v);
 		}
 		if (fallback[0] != 0)
-			buf_put_strs(b, " (default ", fallback, ")");
+			buf_put_text(b, " (default %s)", fallback);
 		buf_put_byte(b, '\n');
 	}
 	buf_put_str(b, "A variable whose value is empty counts as not set.\n");

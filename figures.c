@@ -85,9 +85,9 @@ static void describe_health(struct figures *f, uint32_t grace_s)
 	if (f->gap_ms == 0) {
 		buf_put_str(&t, "in service");
 	} else {
-		buf_put_number(&t, "out of service for ", f->gap_ms / 1000, " s (healthy up to ");
-		buf_put_number(&t, "", grace_s, ")");
-		buf_put_strs(&t, why != NULL ? ": " : "", why != NULL ? why : "");
+		buf_put_text(&t, "out of service for %u s (healthy up to %u)%s%s",
+		        (unsigned)(f->gap_ms / 1000), grace_s, why != NULL ? ": " : "",
+		        why != NULL ? why : "");
 	}
 	f->health = buf_cstr(&t);
 }
@@ -95,8 +95,7 @@ static void describe_health(struct figures *f, uint32_t grace_s)
 static void describe_broker(struct figures *f, const struct link *l)
 {
 	struct buf t = BUF(f->broker_mem);
-	buf_put_str(&t, l->host);
-	buf_put_number(&t, ":", l->port, "");
+	buf_put_text(&t, "%s:%u", l->host, l->port);
 	f->broker = buf_cstr(&t);
 	t = BUF(f->since_mem);
 	if (l->state == LINK_UP) {
@@ -195,7 +194,7 @@ static void put_number(struct buf *b, enum kind kind, int64_t v)
 /* "name": behind the member before it, if there is one */
 static void put_name(struct buf *b, const char *name)
 {
-	buf_put_strs(b, b->n > 0 && b->p[b->n - 1] == '{' ? "\"" : ", \"", name, "\": ");
+	buf_put_text(b, "%s\"%s\": ", b->n > 0 && b->p[b->n - 1] == '{' ? "" : ", ", name);
 }
 
 static void put_members(struct buf *b, const struct figures *f, const struct figure *row)
@@ -222,7 +221,7 @@ static void put_json_value(struct buf *b, const struct figures *f, const struct 
 	else if (row->kind <= INFO)
 		json_put_string(b, slice_str(text_of(f, row)));
 	else if (row->kind == WORD)
-		buf_put_strs(b, "\"", word_of(row, (size_t)number_of(f, row)), "\"");
+		buf_put_text(b, "\"%s\"", word_of(row, (size_t)number_of(f, row)));
 	else if (row->kind == FLAG)
 		buf_put_str(b, number_of(f, row) ? "true" : "false");
 	else
@@ -244,18 +243,18 @@ void figures_put_json(struct buf *b, const struct figures *f)
 /* The lines before the samples of one metric. */
 static void put_head(struct buf *b, const char *name, const char *help, const char *type)
 {
-	buf_put_strs(b, "# HELP iamcat_", name, " ", help, "\n# TYPE iamcat_", name, type);
+	buf_put_text(b, "# HELP iamcat_%s %s\n# TYPE iamcat_%s%s", name, help, name, type);
 }
 
 static void put_metric(struct buf *b, const char *name, const char *suffix)
 {
-	buf_put_strs(b, "iamcat_", name, suffix);
+	buf_put_text(b, "iamcat_%s%s", name, suffix);
 }
 
 /* The buckets of a power of two each: those of the longest times are in +Inf alone. */
 static void put_histogram(struct buf *b, const char *name, const struct bridge_times *t)
 {
-	int64_t sum = 0;
+	uint64_t sum = 0;
 	for (size_t i = 0; i < TIMES_BUCKETS; i++) {
 		sum += t->bucket[i];
 		if (i % 2 == 0)
@@ -265,13 +264,16 @@ static void put_histogram(struct buf *b, const char *name, const struct bridge_t
 			buf_put_seconds(b, times_least(i + 1) - 1);
 		else
 			buf_put_str(b, "+Inf");
-		buf_put_number(b, "\"} ", sum, "\n");
+		buf_put_str(b, "\"} ");
+		buf_put_u64(b, sum);
+		buf_put_byte(b, '\n');
 	}
 	put_metric(b, name, "_sum ");
 	buf_put_seconds(b, t->sum_ms);
 	buf_put_byte(b, '\n');
-	put_metric(b, name, "_count");
-	buf_put_number(b, " ", sum, "\n");
+	put_metric(b, name, "_count ");
+	buf_put_u64(b, sum);
+	buf_put_byte(b, '\n');
 }
 
 static void put_info(struct buf *b, const struct figures *f)
@@ -279,7 +281,7 @@ static void put_info(struct buf *b, const struct figures *f)
 	put_head(b, "info", "what runs where", " gauge\n");
 	put_metric(b, "info", "{");
 	for (const struct figure *row = figures; row->kind == INFO; row++) {
-		buf_put_strs(b, row == figures ? "" : ",", row->name, "=");
+		buf_put_text(b, "%s%s=", row == figures ? "" : ",", row->name);
 		json_put_string(
 		        b, slice_str(text_of(f, row))); /* without control characters: the same escapes */
 	}
@@ -293,8 +295,8 @@ static void put_samples(struct buf *b, const struct figures *f, const struct fig
 	const uint32_t *n = field(f, row);
 	for (size_t i = 0; i < w->n; i++) {
 		put_metric(b, row->name, "{");
-		buf_put_strs(b, w->label, "=\"", word_of(row, i));
-		buf_put_number(b, "\"} ", row->kind == WORD ? *n == i : n[i], "\n");
+		buf_put_text(
+		        b, "%s=\"%s\"} %u\n", w->label, word_of(row, i), row->kind == WORD ? *n == i : n[i]);
 	}
 }
 
@@ -370,8 +372,8 @@ static void put_duration(struct buf *b, int64_t ms)
 	while (ms < unit[i].ms)
 		i++;
 	for (size_t end = i + 2; i < end && i < 4; i++) {
-		buf_put_number(b, "", ms / unit[i].ms, " ");
-		buf_put_strs(b, unit[i].name, i + 1 < end && i < 3 ? " " : "");
+		buf_put_text(b, "%zu %s%s", (size_t)(ms / unit[i].ms), unit[i].name,
+		        i + 1 < end && i < 3 ? " " : "");
 		ms %= unit[i].ms;
 	}
 }
@@ -392,7 +394,7 @@ static void put_value(struct buf *b, enum kind kind, struct slice value)
 {
 	bool number = json_kind(value) == JSON_NUMBER;
 	if (number && kind == BYTES) {
-		buf_put_number(b, "", slice_u64(value, INT64_C(1) << 50) / 1024, " KiB");
+		buf_put_text(b, "%zu KiB", (size_t)(slice_u64(value, INT64_C(1) << 50) / 1024));
 	} else if (number && (kind == SECONDS || kind == TIMES)) {
 		put_duration(b, read_ms(value));
 	} else if (json_kind(value) == JSON_NULL || slice_is(value, "\"\"")) {

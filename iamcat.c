@@ -88,13 +88,13 @@ static void put_line(struct buf *line, enum bridge_level level, struct slice tex
 	} else if (config.log_format == CONFIG_JSON) {
 		buf_put_str(line, "{\"time\": \"");
 		buf_put_time(line, net_wall_us());
-		buf_put_strs(line, "\", \"level\": \"", names[level], "\", \"message\": ");
+		buf_put_text(line, "\", \"level\": \"%s\", \"message\": ", names[level]);
 		json_put_string(line, text);
 		buf_put_byte(line, '}');
 	} else {
 		buf_put_time(line, net_wall_us());
-		buf_put_strs(
-		        line, " ", names[level], level == LEVEL_WARN || level == LEVEL_INFO ? "  " : " ");
+		buf_put_text(
+		        line, " %s%s", names[level], level == LEVEL_WARN || level == LEVEL_INFO ? "  " : " ");
 		buf_put_slice(line, text);
 	}
 	buf_put_byte(line, '\n');
@@ -102,7 +102,7 @@ static void put_line(struct buf *line, enum bridge_level level, struct slice tex
 
 static void log_text(enum bridge_level level, struct slice text)
 {
-	static int64_t lost;
+	static size_t lost;
 	unsigned char mem[PIPE_BUF], lost_mem[64]; /* a pipe that is ready takes so much */
 	struct buf line = BUF(mem), more = BUF(lost_mem);
 	if (command == CHECK) {
@@ -116,7 +116,7 @@ static void log_text(enum bridge_level level, struct slice text)
 		return;
 	}
 	if (lost > 0) {
-		buf_put_number(&more, "nobody read the log; lines lost: ", lost, "");
+		buf_put_text(&more, "nobody read the log; lines lost: %zu", lost);
 		put_line(&line, LEVEL_WARN, buf_slice(&more));
 		lost = 0;
 	}
@@ -230,9 +230,10 @@ static void tell_refused(void)
 {
 	int call;
 	while ((call = sandbox_refused()) >= 0) {
-		buf_put_number(&said,
-		        "sandbox: a system call was refused, which this program does not make; its number: ",
-		        call, "");
+		buf_put_text(&said,
+		        "sandbox: a system call was refused, which this program does not make; its number: "
+		        "%u",
+		        (unsigned)call);
 		log_said(LEVEL_ERROR);
 	}
 }
@@ -347,7 +348,7 @@ static int run_health(void)
 {
 	struct buf json = BUF(status.reply), why = BUF(status.client_mem[0]), line = json;
 	bool good = status_ask(&config, &json, &why) && figures_healthy(&why, buf_slice(&json));
-	buf_put_strs(&line, good ? "healthy: " : "unhealthy: ", buf_cstr(&why), "\n");
+	buf_put_text(&line, "%s: %s\n", good ? "healthy" : "unhealthy", buf_cstr(&why));
 	write_all(STDOUT_FILENO, buf_slice(&line));
 	return good ? EXIT_OK : EXIT_UNHEALTHY;
 }
@@ -389,10 +390,10 @@ static int print_version(void)
 static int usage_error(const char *what, const char *argument)
 {
 	struct buf b = BUF(status.reply);
-	buf_put_strs(&b, "iamcat: ", what);
-	buf_put_escaped(&b, slice_str(argument), 200);
-	buf_put_str(&b, "\nusage: iamcat [-c FILE] [check | status [--json] [--watch] | health]\n"
-	                "       iamcat --help | --version\n");
+	buf_put_text(&b,
+	        "iamcat: %s%.200s\nusage: iamcat [-c FILE] [check | status [--json] [--watch] | health]\n"
+	        "       iamcat --help | --version\n",
+	        what, argument);
 	write_all(STDERR_FILENO, buf_slice(&b));
 	return EXIT_CONFIG;
 }

@@ -58,7 +58,7 @@ int64_t notify_step(enum bridge_phase phase, int64_t now_ms)
 	if (phase >= PHASE_DRAIN && !stopping)
 		buf_put_str(&b, "STOPPING=1\n");
 	if (phase != last)
-		buf_put_strs(&b, "STATUS=", status[phase], "\n");
+		buf_put_text(&b, "STATUS=%s\n", status[phase]);
 	if (watchdog_ms > 0 && now_ms >= due_ms)
 		buf_put_str(&b, "WATCHDOG=1\n");
 	/* What the manager has no room for now is said in the next turn. */

@@ -62,8 +62,8 @@ static bool leave_root(const struct config *c, struct buf *said)
 		       syscall(SET_UID, c->uid, c->uid, c->uid) == 0;
 	syscall(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0,
 	        0); /* another user may have changed it back, see proc(5) */
-	buf_put_number(said, good ? "user " : "this system does not let it become another user; user ",
-	        geteuid(), "");
+	buf_put_text(said, "%s %u", good ? "user" : "this system does not let it become another user; user",
+	        geteuid());
 	return good;
 }
 
@@ -105,7 +105,7 @@ static void allow_file(int rules, const char *name)
 	if (fd < 0)
 		return;
 	allow_fd(rules, fd, READ_FILE);
-	buf_put_number(&link, "/proc/self/fd/", fd, "");
+	buf_put_text(&link, "/proc/self/fd/%u", (unsigned)fd);
 	ssize_t got = readlink(buf_cstr(&link), path, sizeof path - 1);
 	if (got > 0)
 		allow_beside(rules, path, (size_t)got);

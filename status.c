@@ -115,7 +115,7 @@ static bool opened(struct status *s, const char *name, int fd)
 	else if (code == EADDRNOTAVAIL)
 		buf_put_str(&s->said, ": this machine does not have that address");
 	else
-		buf_put_number(&s->said, ": it can't be listened on (error ", code, ")");
+		buf_put_text(&s->said, ": it can't be listened on (error %u)", (unsigned)code);
 	buf_put_str(&s->said, s->config->sandbox == SWITCH_OFF
 	                              ? "; trying again every 10 s\n"
 	                              : "; the sandbox leaves no right to try again: restart iamcat then\n");
@@ -226,12 +226,13 @@ static void answer_web(struct status *s, const struct bridge *b, struct status_c
 			figures_put_metrics(&body, &s->figures);
 		} else {
 			status = s->figures.healthy ? status : "503 Service Unavailable";
-			buf_put_strs(&body, s->figures.health, "\n");
+			buf_put_text(&body, "%s\n", s->figures.health);
 		}
 	}
-	buf_put_strs(&reply, "HTTP/1.1 ", status, "\r\nContent-Type: text/plain; ", type);
-	buf_put_number(&reply, "charset=utf-8\r\nConnection: close\r\nContent-Length: ", (int64_t)body.n,
-	        "\r\n\r\n");
+	buf_put_text(&reply,
+	        "HTTP/1.1 %s\r\nContent-Type: text/plain; %scharset=utf-8\r\nConnection: close\r\n"
+	        "Content-Length: %zu\r\n\r\n",
+	        status, type, body.n);
 	buf_put_slice(&reply, buf_slice(&body));
 	c->answered = true;
 	c->n = reply.n;
@@ -341,7 +342,8 @@ static int ask_user(const struct config *c, uid_t user, struct buf *why)
 		/* Anybody can take an abstract name. */
 		if (other == (int64_t)user || (c->status_socket[0] != 0 && geteuid() == 0))
 			return fd;
-		buf_put_number(why, "what answers there belongs to user ", other, "");
+		buf_put_str(why, "what answers there belongs to user ");
+		buf_put_i64(why, other);
 	} else {
 		buf_put_str(why, errno == EAGAIN ? stuck
 		                 : errno == EACCES || errno == EPERM
@@ -368,7 +370,7 @@ static int ask_anybody(const struct config *c, struct buf *why)
 	why->n = before;
 	if (user == 0)
 		return ask_user(c, (uid_t)other, why);
-	buf_put_number(why, "iamcat runs as user ", other, ": ask as that user, or as root");
+	buf_put_text(why, "iamcat runs as user %u: ask as that user, or as root", (uid_t)other);
 	return -1;
 }
 
