@@ -142,12 +142,17 @@ void api_keep_spares(struct bridge *b)
 
 /* --- a call --- */
 
-bool api_start(struct bridge *b, struct api *a, const char *target, struct slice body, int64_t from_ms)
+void api_begin(struct api *a, const char *line)
 {
-	const struct bridge_config *c = b->config;
 	a->out.n = 0;
 	a->out.full = false;
-	http_put_request(&a->out, c->api_host, c->api_port, target, body);
+	buf_put_str(&a->out, line);
+}
+
+bool api_start(struct bridge *b, struct api *a, struct slice body, int64_t from_ms)
+{
+	const struct bridge_config *c = b->config;
+	http_put_request(&a->out, c->api_host, c->api_port, body);
 	if (a->out.full)
 		return false;
 	memset(&a->reply, 0, sizeof a->reply);

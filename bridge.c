@@ -261,8 +261,10 @@ static void step_state(struct bridge *b)
 		b->tick_ms += interval;
 	wake_at(b, b->tick_ms);
 	/* Its time counts from the beat, so that it is over at a later beat and not just after it. */
-	if (b->state_due && !lent && a->state == API_IDLE)
-		b->state_due = !api_start(b, a, "/api/state", (struct slice){NULL, 0}, b->tick_ms - interval);
+	if (b->state_due && !lent && a->state == API_IDLE) {
+		api_begin(a, "GET /api/state");
+		b->state_due = !api_start(b, a, (struct slice){NULL, 0}, b->tick_ms - interval);
+	}
 }
 
 /* --- the whole --- */

@@ -283,7 +283,6 @@ struct bridge {
 	alignas(BRIDGE_ALIGN) unsigned char outbox_mem[BRIDGE_OUTBOX_BYTES];
 	unsigned char log_mem[BRIDGE_LOG_BYTES];
 	unsigned char scratch[BRIDGE_REQUEST_BYTES]; /* an unescaped string; holds nothing across calls */
-	unsigned char target[BRIDGE_TARGET_BYTES];   /* a call's path and query; holds nothing across calls */
 	alignas(BRIDGE_ALIGN) unsigned char state_out[BRIDGE_STATE_CALL_BYTES], state_in[HTTP_REPLY_BYTES];
 	unsigned char call_out[BRIDGE_CALLS][BRIDGE_CALL_BYTES], call_in[BRIDGE_CALLS][BRIDGE_REPLY_BYTES];
 	struct {

@@ -34,10 +34,13 @@ bool publish_begin(struct bridge *b, const char *topic, const char *type, struct
 
 /* api.c */
 
-/* Starts a call: GET target, or POST body to it when body.p is set; its time counts from from_ms. The api
- * must be API_IDLE. Returns false when it does not fit into BRIDGE_CALL_BYTES. Where it must not be made
- * twice, whatever happens, the caller sets once. */
-bool api_start(struct bridge *b, struct api *a, const char *target, struct slice body, int64_t from_ms);
+/* Begins a call with line, "GET /path" or "POST /path"; who has a query puts it into a->out. The api must be
+ * API_IDLE, and stays so. */
+void api_begin(struct api *a, const char *line);
+
+/* Starts the call, with the body when body.p is set; its time counts from from_ms. Returns false when it does
+ * not fit into BRIDGE_CALL_BYTES. Where it must not be made twice, whatever happens, the caller sets once. */
+bool api_start(struct bridge *b, struct api *a, struct slice body, int64_t from_ms);
 
 /* Moves a call on; returns the state. API_DONE with why not NULL: the reply's status is not 2xx, code says
  * it. */

@@ -6,14 +6,13 @@ _Static_assert((size_t)HTTP_HEAD_BYTES <= (size_t)HTTP_REPLY_BYTES, "the head li
 
 static const char too_large[] = "the reply's body is larger than can be held";
 
-void http_put_request(struct buf *b, const char *host, uint16_t port, const char *target, struct slice body)
+void http_put_request(struct buf *b, const char *host, uint16_t port, struct slice body)
 {
 	struct slice name = slice_str(host);
 	bool ipv6 = slice_find(name, ":") < name.n;
 	if (ipv6) /* its zone means nothing to the peer */
 		name.n = slice_find(name, "%");
-	buf_put_text(
-	        b, "%s %s HTTP/1.1\r\nHost: %s", body.p != NULL ? "POST" : "GET", target, ipv6 ? "[" : "");
+	buf_put_str(b, ipv6 ? " HTTP/1.1\r\nHost: [" : " HTTP/1.1\r\nHost: ");
 	buf_put_slice(b, name);
 	if (ipv6)
 		buf_put_byte(b, ']');

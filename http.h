@@ -11,9 +11,10 @@ enum {
 	HTTP_REPLY_BYTES = HTTP_BODY_BYTES + HTTP_FRAME_BYTES
 };
 
-/* Writes a GET for target (path and query, already percent-encoded) to host:port, or a POST of a JSON body
- * when body.p is set. An IPv6 literal host gets its brackets and loses its zone. Accept: application/json. */
-void http_put_request(struct buf *b, const char *host, uint16_t port, const char *target, struct slice body);
+/* Writes a request to host:port behind its method and target (path and query, already percent-encoded), with
+ * a JSON body when body.p is set. An IPv6 literal host gets its brackets and loses its zone. Accept:
+ * application/json. */
+void http_put_request(struct buf *b, const char *host, uint16_t port, struct slice body);
 
 /* Writes a byte string as a query value (RFC 3986 §2.3): everything but A-Z a-z 0-9 _ . - ~ as %XX. */
 void http_put_encoded(struct buf *b, struct slice s);

@@ -127,7 +127,7 @@ static bool settle(struct bridge *b, struct request *r, const struct answer *a)
 struct reading {
 	struct bridge *b;
 	struct slice value[MEMBERS]; /* .p NULL: it is missing */
-	struct buf target;
+	struct buf *target;
 	size_t values; /* how many are written */
 	struct answer *answer;
 };
@@ -163,10 +163,10 @@ static bool put_values(struct reading *r)
 	good = r->values >= 1 && r->values <= VALUES_MAX;
 	for (at = 0; good && json_next(list, &at, NULL, &item);) {
 		good = json_kind(item) == JSON_NUMBER;
-		http_put_encoded(&r->target, item);
-		buf_put_byte(&r->target, ',');
+		http_put_encoded(r->target, item);
+		buf_put_byte(r->target, ',');
 	}
-	r->target.n -= good; /* the last comma */
+	r->target->n -= good; /* the last comma */
 	return good || refuse(r, ERROR_BAD_VALUE, VALUES,
 	                       "must be a number, an array of numbers, or a string of comma-separated "
 	                       "numbers, 1 to 123 of them");
@@ -185,11 +185,11 @@ static bool put_member(struct reading *r, enum member m)
 	struct buf scratch = BUF(r->b->scratch);
 	enum json_kind kind = json_kind(value);
 	const char *wrong = NULL;
-	buf_put_text(&r->target, "%s%s=", m == DEVICE_ID ? "?" : "&", names[m]);
+	buf_put_text(r->target, "%s%s=", m == DEVICE_ID ? "?" : "&", names[m]);
 	if (value.p == NULL) {
 		if (fallback[m][0] == 0)
 			return refuse(r, ERROR_MISSING_FIELD, m, "is missing");
-		buf_put_str(&r->target, fallback[m]);
+		buf_put_str(r->target, fallback[m]);
 		return true;
 	}
 	switch (m) {
@@ -213,7 +213,7 @@ static bool put_member(struct reading *r, enum member m)
 		json_unescape(&scratch, value);
 		value = buf_slice(&scratch);
 	}
-	http_put_encoded(&r->target, value);
+	http_put_encoded(r->target, value);
 	return wrong == NULL || refuse(r, ERROR_BAD_VALUE, m, wrong);
 }
 
@@ -257,16 +257,17 @@ static bool write_allowed(struct reading *r)
 	return true;
 }
 
-/* Turns a request that is an object into the path and query of its call, in b->target: "" when they don't
- * fit, NULL after a mistake, which is noted in *a. */
-static const char *read_request(struct bridge *b, struct slice payload, bool *write, struct answer *a)
+/* Turns a request that is an object into the path and query of its call; false after a mistake, which is
+ * noted in *a. */
+static bool read_request(
+        struct bridge *b, struct slice payload, struct api *call, bool *write, struct answer *a)
 {
 	static const unsigned char read_order[] = {DEVICE_ID, FUNCTION_CODE, ADDRESS, SIZE, TYPE, ENDIANESS,
 	        SCALE_FACTOR},
 	                           write_order[] = {DEVICE_ID, ADDRESS, FUNCTION_CODE, VALUES, TYPE};
 	struct reading r;
 	r.b = b;
-	r.target = BUF(b->target);
+	r.target = &call->out;
 	r.answer = a;
 	json_members(payload, names, r.value, MEMBERS);
 	int64_t code = slice_u64(r.value[FUNCTION_CODE], 255);
@@ -276,16 +277,14 @@ static const char *read_request(struct bridge *b, struct slice payload, bool *wr
 		else
 			refuse(&r, ERROR_UNSUPPORTED_FUNCTION_CODE, FUNCTION_CODE,
 			        "must be 3 or 4 (read) or 16 (write), as a number");
-		return NULL;
+		return false;
 	}
 	*write = code == 16;
-	buf_put_str(&r.target, "/api/inverter/modbus");
+	api_begin(call, "GET /api/inverter/modbus");
 	for (size_t i = 0; i < (*write ? sizeof write_order : sizeof read_order); i++)
 		if (!put_member(&r, *write ? write_order[i] : read_order[i]))
-			return NULL;
-	if (*write && !write_allowed(&r))
-		return NULL;
-	return buf_cstr(&r.target);
+			return false;
+	return !*write || write_allowed(&r);
 }
 
 /* --- the queue --- */
@@ -360,7 +359,7 @@ static struct request *next_request(struct bridge *b)
 static bool start(struct bridge *b, struct request *r, struct api *call, struct answer *a)
 {
 	struct slice payload = payload_of(r);
-	const char *target, *why;
+	const char *why;
 	size_t at;
 	bool write;
 	if (!r->valid)
@@ -380,9 +379,13 @@ static bool start(struct bridge *b, struct request *r, struct api *call, struct 
 	} else if (json_kind(payload) != JSON_OBJECT) {
 		a->error = ERROR_NOT_AN_OBJECT;
 		buf_put_str(&a->sentence, "the request must be a JSON object");
-	} else if ((target = read_request(b, payload, &write, a)) != NULL) {
-		if (target[0] != 0 && api_start(b, call, target, (struct slice){NULL, 0}, b->time.now_ms)) {
-			log_line(b, LEVEL_DEBUG, "request %u: GET %.300s", r->number, target);
+	} else if (read_request(b, payload, call, &write, a)) {
+		size_t line = call->out.n;
+		if (api_start(b, call, (struct slice){NULL, 0}, b->time.now_ms)) {
+			struct buf *log = log_begin(b, LEVEL_DEBUG);
+			buf_put_text(log, "request %u: ", r->number);
+			buf_put_escaped(log, (struct slice){call->out.p, line}, 304);
+			log_end(b);
 			r->running = true;
 			call->request = r->number;
 			call->once = write;

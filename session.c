@@ -230,7 +230,8 @@ static void ask_token(struct bridge *b)
 	buf_put_str(&t, ", \"exp\": ");
 	put_date(&t, b->dates, b->time.wall_us + (int64_t)b->config->token_lifetime_s * 1000000);
 	buf_put_str(&t, "}, \"headers\": {\"alg\": \"ES256\", \"typ\": \"JWT\"}, \"expires_in\": 5}");
-	api_start(b, b->identity, "/api/jwt/create", buf_slice(&t), b->time.now_ms);
+	api_begin(b->identity, "POST /api/jwt/create");
+	api_start(b, b->identity, buf_slice(&t), b->time.now_ms);
 }
 
 static void dial(struct bridge *b)
@@ -261,7 +262,8 @@ static void begin(struct bridge *b)
 	if (b->identity == NULL)
 		return;
 	if (b->serial[0] == 0) {
-		api_start(b, b->identity, "/api/crypto", (struct slice){NULL, 0}, b->time.now_ms);
+		api_begin(b->identity, "GET /api/crypto");
+		api_start(b, b->identity, (struct slice){NULL, 0}, b->time.now_ms);
 		enter(b, PHASE_SERIAL, 0);
 	} else {
 		ask_token(b);

@@ -24,8 +24,7 @@ enum {
 	BRIDGE_QUEUE_BYTES = 72 * 1024, /* those that wait: 256 of 200 bytes and more */
 	BRIDGE_CALLS = 2,               /* Modbus calls at a time */
 	BRIDGE_API_LINKS = 4,           /* connections to the API, in use or ahead of need */
-	BRIDGE_TARGET_BYTES = 3 * BRIDGE_REQUEST_BYTES + 1024, /* path and query of a call */
-	BRIDGE_CALL_BYTES = BRIDGE_TARGET_BYTES + 1024,        /* a call with its header */
+	BRIDGE_CALL_BYTES = 3 * BRIDGE_REQUEST_BYTES + 2048, /* a call with its header */
 	BRIDGE_STATE_CALL_BYTES = 2048, /* the one for the state, or for serial number and token */
 	BRIDGE_CALL_BODY_BYTES = 65536, /* the body of a reply to a Modbus call, and to the one for the token;
 	                                 * at most HTTP_BODY_BYTES */

@@ -70,7 +70,8 @@ static struct api *call(bool write)
 {
 	struct api *a = api_idle(&b);
 	assert_non_null(a);
-	assert_true(api_start(&b, a, "/x", (struct slice){NULL, 0}, now_ms));
+	api_begin(a, "GET /x");
+	assert_true(api_start(&b, a, (struct slice){NULL, 0}, now_ms));
 	a->once = write;
 	return a;
 }
@@ -121,7 +122,8 @@ static void never_has_more_than_four(void **state)
 	start_with(4);
 	call(false);
 	call(false);
-	assert_true(api_start(&b, &b.state, "/x", (struct slice){NULL, 0}, now_ms));
+	api_begin(&b.state, "GET /x");
+	assert_true(api_start(&b, &b.state, (struct slice){NULL, 0}, now_ms));
 	serve_all();
 	assert_non_null(b.state.link);
 	assert_int_equal(wanted(), BRIDGE_API_LINKS);

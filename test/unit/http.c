@@ -556,15 +556,15 @@ static void test_put(void **state)
 	};
 	for (size_t i = 0; i < sizeof v / sizeof *v; i++) {
 		char want[512];
-		make("");
-		http_put_request(&b, v[i].host, v[i].port, "/api/state?a=1", (struct slice){NULL, 0});
+		make("GET /api/state?a=1");
+		http_put_request(&b, v[i].host, v[i].port, (struct slice){NULL, 0});
 		snprintf(want, sizeof want,
 		        "GET /api/state?a=1 HTTP/1.1\r\n%sUser-Agent: iamcat/%s\r\n"
 		        "Accept: application/json\r\n\r\n",
 		        v[i].line, IAMCAT_VERSION);
 		assert_slice(buf_slice(&b), want);
-		make("");
-		http_put_request(&b, v[i].host, v[i].port, "/api/jwt/create", slice_str("{\"a\":[12]}"));
+		make("POST /api/jwt/create");
+		http_put_request(&b, v[i].host, v[i].port, slice_str("{\"a\":[12]}"));
 		snprintf(want, sizeof want,
 		        "POST /api/jwt/create HTTP/1.1\r\n%sUser-Agent: iamcat/%s\r\n"
 		        "Accept: application/json\r\nContent-Type: application/json\r\n"
@@ -573,8 +573,8 @@ static void test_put(void **state)
 		assert_slice(buf_slice(&b), want);
 		for (size_t cap = 0; cap < strlen(want); cap++) {
 			struct buf small = {guarded(cap), cap, 0, false};
-			http_put_request(
-			        &small, v[i].host, v[i].port, "/api/jwt/create", slice_str("{\"a\":[12]}"));
+			buf_put_str(&small, "POST /api/jwt/create");
+			http_put_request(&small, v[i].host, v[i].port, slice_str("{\"a\":[12]}"));
 			assert_true(small.full);
 			guarded_free(small.p, cap);
 		}
