@@ -36,7 +36,7 @@ MUSL = $(patsubst amd64,x86_64-linux-musl,$(patsubst arm64,aarch64-linux-musl,$(
 STATIC := build/static/$(ARCH)
 STATIC_PACKAGES = gcc$(if $(filter-out $(THIS_ARCH),$(ARCH)),-$(subst _,-,$(GNU))) musl-dev:$(ARCH) libbearssl-dev:$(ARCH) libjsmn-dev
 # Small before fast (-Oz still has some steps that make code longer), all files as one. No unwind tables, which nobody reads, and no RELRO, which musl does not act on in a static file.
-# The segments lie behind each other in the file. musl's FD_SET mixes signs.
+# The segments lie behind each other in the file, for kernels with pages of up to 64 kB (Raspberry Pi 5: 16 kB). musl's FD_SET mixes signs.
 STATIC_OPT := -Oz -fno-tree-switch-conversion -fno-caller-saves -fno-thread-jumps -fno-tree-dominator-opts -fno-jump-tables \
 	-fno-move-loop-invariants -fno-tree-loop-im -fno-if-conversion -fno-tree-tail-merge -fno-forward-propagate \
 	-flto -flto-partition=one
@@ -44,7 +44,7 @@ STATIC_CFLAGS = $(BASE) -ffunction-sections -fdata-sections -fstack-protector $(
 	$(STATIC_OPT) -fno-asynchronous-unwind-tables -fno-unwind-tables -fno-ident -fno-pie -Wno-sign-conversion \
 	-ffat-lto-objects
 STATIC_LDFLAGS = -static -no-pie -s -fdata-sections $(STATIC_OPT) -fcallgraph-info=su \
-	-Wl,--gc-sections,--sort-section=alignment,--build-id=none,-z,noseparate-code,-z,max-page-size=4096,-z,common-page-size=64,-z,norelro
+	-Wl,--gc-sections,--sort-section=alignment,--build-id=none,-z,noseparate-code,-z,max-page-size=65536,-z,common-page-size=64,-z,norelro
 
 static-deps: PACKAGES = $(STATIC_PACKAGES)
 static: static-deps

@@ -43,6 +43,11 @@ def test_static_and_stripped(arch: str):
     head = subprocess.run(["readelf", "-lS", path(arch)], capture_output=True, text=True, check=True).stdout
     assert "INTERP" not in head and "DYNAMIC" not in head and ".symtab" not in head
     assert str(ROOT).encode() not in path(arch).read_bytes()
+    # A kernel with pages of 16 kB (Raspberry Pi 5) or 64 kB can map it.
+    loads = [line.split() for line in subprocess.run(["readelf", "-lW", path(arch)], capture_output=True, text=True,
+                                                     check=True).stdout.splitlines() if line.split()[:1] == ["LOAD"]]
+    assert len(loads) == 2 and all((int(load[1], 0) - int(load[2], 0)) % 65536 == 0 for load in loads), loads
+    assert int(loads[0][2], 0) + int(loads[0][5], 0) <= int(loads[1][2], 0) // 65536 * 65536
 
 
 @pytest.mark.parametrize("arch", ARCHS)
