@@ -172,9 +172,9 @@ static const char *end_block(struct reading *r)
 	struct slice der = {a->mem + r->start, a->used - r->start};
 	r->inside = false;
 	if (r->full)
-		return "too much: the names and keys of all certificates exceed 160 kB";
+		return "too much: there is no room for their names and keys";
 	if (a->n == TLS_ANCHORS)
-		return "too many: at most 256 certificates can be trusted";
+		return "too many: there is no room for more certificates";
 	struct cert_anchor *anchor = (struct cert_anchor *)(void *)a->mem + a->n;
 	switch (cert_read_anchor(anchor, der)) {
 	case CERT_OK:
