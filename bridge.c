@@ -34,6 +34,7 @@ enum bridge_level log_limited(struct bridge *b, enum bridge_level level, unsigne
 	int64_t now = b->time.now_ms, last = b->cause[cause].logged_ms;
 	if (last != 0 && now - last < LOG_AGAIN_MS) {
 		b->cause[cause].more++;
+		b->log_held = true;
 		return LEVEL_DEBUG;
 	}
 	b->log_more = b->cause[cause].more;
@@ -69,12 +70,18 @@ static void log_rest(struct bridge *b, bool all)
 	static const char *const names[] = {"retained requests", "requests for devices of other gateways",
 	        "requests without room", "connections that ended soon", "the next token",
 	        "dates of the token", "the state"};
-	for (unsigned i = 0; i < BRIDGE_CAUSES; i++) {
+	bool held = b->log_held;
+	b->log_held = false;
+	for (unsigned i = 0; i < BRIDGE_CAUSES && held; i++) {
 		bool soon = b->time.now_ms - b->cause[i].logged_ms < LOG_AGAIN_MS;
 		if (i >= CAUSE_FAILURE && b->failure_why != NULL) /* goes on: the next one tells more */
 			soon = true;
-		if (b->cause[i].more == 0 || (soon && !all))
+		if (b->cause[i].more == 0)
 			continue;
+		if (soon && !all) {
+			b->log_held = true;
+			continue;
+		}
 		b->cause[i].logged_ms = 0;
 		log_line(b, log_limited(b, LEVEL_WARN, i), "not logged one by one: %s",
 		        i >= CAUSE_FAILURE    ? b->failure[i - CAUSE_FAILURE]

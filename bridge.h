@@ -215,6 +215,7 @@ struct bridge {
 	/* its own */
 	size_t log_at;     /* where the line that is being written begins */
 	unsigned log_more; /* how many like it were not logged */
+	bool log_held;     /* a cause may have some that were not logged */
 	struct {
 		int64_t logged_ms; /* when the last one was; 0: never */
 		uint32_t more;     /* so many came since */

@@ -224,12 +224,14 @@ void buf_put_time(struct buf *b, int64_t us)
 
 void buf_put_args(struct buf *b, const char *format, va_list args)
 {
-	for (; *format != 0; format++) {
+	for (; *format != 0 && !b->full; format++) {
+		const char *from = format;
 		size_t most = 0;
-		if (*format != '%') {
-			buf_put_byte(b, (unsigned char)*format);
-			continue;
-		}
+		while (*format != 0 && *format != '%')
+			format++;
+		buf_put(b, from, (size_t)(format - from));
+		if (*format == 0)
+			return;
 		if (*++format == '.')
 			while (*++format < 's')
 				most = most * 10 + (size_t)(*format - '0');

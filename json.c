@@ -41,10 +41,10 @@ static bool wrong(struct scan *s, const char *why)
 static int take(struct scan *s, const char *set)
 {
 	int c = peek(s);
-	if (c < 0 || memchr(set, c, strlen(set)) == NULL)
-		return 0;
-	s->at++;
-	return c;
+	while (*set != 0 && *set != c)
+		set++;
+	s->at += *set != 0;
+	return *set;
 }
 
 static bool is_digit(int c)
@@ -54,8 +54,9 @@ static bool is_digit(int c)
 
 static void skip_space(struct scan *s)
 {
-	while (s->at < s->n && s->p[s->at] <= ' ' && take(s, " \t\n\r"))
-		;
+	const uint64_t space = UINT64_C(1) << ' ' | 1 << '\t' | 1 << '\n' | 1 << '\r';
+	while (s->at < s->n && s->p[s->at] <= ' ' && space >> s->p[s->at] & 1)
+		s->at++;
 }
 
 static bool skip_word(struct scan *s, const char *w)
@@ -330,9 +331,13 @@ static size_t next_unescaped(struct scan *s, unsigned char c[4])
 
 bool json_name_is(struct slice raw, const char *name)
 {
-	struct scan s = scan_of(raw, false);
 	unsigned char c[4];
-	size_t n;
+	size_t n, at = 0;
+	for (; at < raw.n && raw.p[at] == (unsigned char)*name && *name != '\\'; at++)
+		name++;
+	if (at == raw.n || raw.p[at] != '\\') /* most are told by this */
+		return at == raw.n && *name == 0;
+	struct scan s = scan_of(slice_from(raw, at), false);
 	while ((n = next_unescaped(&s, c)) > 0)
 		for (size_t i = 0; i < n; i++, name++)
 			if (c[i] == 0 || c[i] != (unsigned char)*name)

@@ -140,7 +140,7 @@ static const char *take_member(struct slice body, const char *name, char *out, s
 static bool take_identity(struct bridge *b, const char **why, int *code)
 {
 	struct api *a = b->identity;
-	if (api_step(b, a) == API_BUSY)
+	if (api_step(b, a) != API_DONE && a->state != API_FAILED)
 		return false;
 	*why = a->why;
 	*code = a->code;

@@ -244,7 +244,7 @@ class Bench(Parts):
                 out = OUT / f"callgrind.{kind}.{count}"
                 argv = callgrind.BINARY if kind == "iamcat" and callgrind.WANTED else None
                 within = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"]
-                cat = self.bridge(kind, self.fast, within, argv, STATE_INTERVAL="3600")
+                cat = self.bridge(kind, self.fast, within, argv, STATE_INTERVAL="3600", SANDBOX="off")
                 self.profiled.setdefault(kind, {})[count] = cat
 
     def instructions(self) -> None:
