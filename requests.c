@@ -289,15 +289,6 @@ static bool read_request(
 
 /* --- the queue --- */
 
-/* FNV-1a, never 0. */
-static uint32_t hash(struct slice s)
-{
-	uint32_t h = 2166136261u;
-	for (size_t i = 0; i < s.n; i++)
-		h = (h ^ s.p[i]) * 16777619u;
-	return h != 0 ? h : 1;
-}
-
 /* Of its device id; 0 for none. */
 static uint32_t device_of(struct bridge *b, struct slice payload)
 {
@@ -306,7 +297,7 @@ static uint32_t device_of(struct bridge *b, struct slice payload)
 	if (json_kind(value) != JSON_STRING)
 		return 0;
 	json_unescape(&id, value);
-	return hash(buf_slice(&id));
+	return (uint32_t)slice_hash(SLICE_HASH, buf_slice(&id)) | 1;
 }
 
 bool requests_take(struct bridge *b, struct slice payload, size_t size)
