@@ -300,7 +300,7 @@ def calls_per_publish(lines: list[str]) -> float:
 
 def allocations(lines: list[str]) -> int:
     """Of a whole trace: the calls that get memory after main has begun, which blocks its signals first."""
-    begun = next(i for i, line in enumerate(lines) if "rt_sigprocmask(SIG_BLOCK, [INT TERM]" in line)
+    begun = next(i for i, line in enumerate(lines) if re.search(r"rt_sigprocmask\(SIG_SETMASK, \[.*TERM", line))
     return len([line for line in lines[begun:] if re.match(r"\d+ +(brk|mmap|mremap)\(", line)])
 
 

@@ -36,7 +36,7 @@ DEVICE, SERIAL = "A2332407312", "0123ab5c7f9e4d01ee"  # what the gateway knows, 
 PASSED = {name: os.environ[name] for name in (
     "ASAN_OPTIONS", "UBSAN_OPTIONS", "GCOV_PREFIX", "GCOV_PREFIX_STRIP", "SANDBOX") if name in os.environ}
 TIMEOUT = 20.0  # seconds that an event may take: generous, for slow machines and sanitizers
-SANITIZER = r"^==\d+== (Invalid|Conditional|Use of|Syscall|Source|Process|Mismatched)|(Address|Leak|Memory|Undefined)\w*Sanitizer|runtime error:|Assertion .* failed"
+SANITIZER = r"^==\d+== (Invalid|Conditional|Use of|Syscall|Source|Process(?!.*of signal 15 )|Mismatched)|(Address|Leak|Memory|Undefined)\w*Sanitizer|runtime error:|Assertion .* failed"
 
 
 # We may have died before the death signal was set: then the parent is another one already.
