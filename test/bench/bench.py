@@ -299,9 +299,11 @@ def calls_per_publish(lines: list[str]) -> float:
 
 
 def allocations(lines: list[str]) -> int:
-    """Of a whole trace: the calls that get memory after main has begun, which blocks its signals first."""
+    """Of a whole trace: the calls that get memory after main has begun, which sets its signals first. What is made
+    read-only in the next call is none: the sandbox keeps the names of files there."""
     begun = next(i for i, line in enumerate(lines) if re.search(r"rt_sigprocmask\(SIG_SETMASK, \[.*TERM", line))
-    return len([line for line in lines[begun:] if re.match(r"\d+ +(brk|mmap|mremap)\(", line)])
+    return len([i for i in range(begun, len(lines) - 1) if re.match(r"\d+ +(brk|mmap|mremap)\(", lines[i])
+                and not re.search(r" mprotect\(.*, PROT_READ\) ", lines[i + 1])])
 
 
 def about() -> dict[str, str]:
