@@ -137,6 +137,13 @@ def test_every_word_of_the_figures_is_explained():
     assert words - {*re.findall(r"`(\w+)`", section(README, r"How is it doing\?"))} == set()
 
 
+def test_no_text_has_a_gap_that_buf_put_text_does_not_know():
+    """The compiler takes all of printf's."""
+    for source in sorted(ROOT.glob("*.c")):
+        gaps = re.findall(r"%(?:[a-z]+|[.\d]+[a-z]?)", " ".join(re.findall(r'"(?:[^"\\\n]|\\.)*"', source.read_text())))
+        assert [gap for gap in gaps if not re.fullmatch(r"%(s|u|zu|\.\d+s)[a-z]*", gap)] == [], source.name
+
+
 def test_the_page_is_well_made():
     """make lint has mandoc; where it is not installed there, this says so."""
     assert shutil.which("mandoc"), "mandoc is missing: make deps"
