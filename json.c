@@ -139,7 +139,7 @@ static bool read_escape(struct scan *s, uint32_t *u)
 static void skip_plain(struct scan *s)
 {
 	const unsigned char *p = s->p + s->at, *end = s->p + s->n;
-	while (p < end && *p >= 0x20 && *p < 0x80 && *p != '"' && *p != '\\')
+	while (p < end && (unsigned char)(*p - 0x20) < 0x60 && *p != '"' && *p != '\\')
 		p++;
 	s->at = (size_t)(p - s->p);
 }
@@ -329,20 +329,27 @@ static size_t next_unescaped(struct scan *s, unsigned char c[4])
 	return encode(u >= 0xd800 && u < 0xe000 ? 0xfffd : u, c);
 }
 
-bool json_name_is(struct slice raw, const char *name)
+/* The same where the name, or what is left of it, has escapes. */
+static bool name_unescaped_is(struct slice raw, const char *name)
 {
+	struct scan s = scan_of(raw, false);
 	unsigned char c[4];
-	size_t n, at = 0;
-	for (; at < raw.n && raw.p[at] == (unsigned char)*name && *name != '\\'; at++)
-		name++;
-	if (at == raw.n || raw.p[at] != '\\') /* most are told by this */
-		return at == raw.n && *name == 0;
-	struct scan s = scan_of(slice_from(raw, at), false);
+	size_t n;
 	while ((n = next_unescaped(&s, c)) > 0)
 		for (size_t i = 0; i < n; i++, name++)
 			if (c[i] == 0 || c[i] != (unsigned char)*name)
 				return false;
 	return *name == 0;
+}
+
+bool json_name_is(struct slice raw, const char *name)
+{
+	size_t at = 0;
+	for (; at < raw.n && raw.p[at] == (unsigned char)*name && *name != '\\'; at++)
+		name++;
+	if (at < raw.n && raw.p[at] == '\\')
+		return name_unescaped_is(slice_from(raw, at), name);
+	return at == raw.n && *name == 0; /* most are told by this */
 }
 
 void json_members(struct slice object, const char *const *name, struct slice *value, size_t n)
@@ -352,8 +359,10 @@ void json_members(struct slice object, const char *const *name, struct slice *va
 	memset(value, 0, n * sizeof *value);
 	while (json_next(object, &at, &raw, &found))
 		for (size_t i = 0; i < n; i++)
-			if (json_name_is(raw, name[i]))
+			if (json_name_is(raw, name[i])) {
 				value[i] = found;
+				break;
+			}
 }
 
 struct slice json_get(struct slice object, const char *name)

@@ -151,8 +151,8 @@ def test_scripted_broker_serves_well_by_itself(lab: Lab):
     number = connection.publish("t/a", b"one", qos=1)
     connection.publish("t/b", b"two", qos=2)
     connection.publish("t/c", b"three", qos=0, retain=True)
-    # paho shows the QoS 2 message last, after PUBREL
-    assert messages(inbox, 3) == [("t/a", b"one"), ("t/c", b"three"), ("t/b", b"two")]
+    # paho shows the QoS 2 message after PUBREL, which may come before the third or behind it.
+    assert sorted(messages(inbox, 3)) == [("t/a", b"one"), ("t/b", b"two"), ("t/c", b"three")]
     assert broker.take(fake.PUBACK).packet_id == number
     assert broker.take(fake.PUBCOMP).packet_id == number + 1
 

@@ -8,6 +8,7 @@ import pty
 import re
 import resource
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -48,11 +49,13 @@ class Told(Scripted):
         self.dir = lab.work_dir("iamcat")
         for path in lab.dir, self.dir:
             path.chmod(0o755)
-        return lab.start(Process, "iamcat", [IAMCAT], self.dir, self.env, self.within)
+        # Where other users find it, too: this project may lie in a place that they can't enter.
+        self.binary = shutil.copy(IAMCAT, lab.work_dir("binary") / "iamcat")
+        return lab.start(Process, "iamcat", [self.binary], self.dir, self.env, self.within)
 
     def run(self, *args: str, within: tuple[str, ...] | list[str] = (), **env: str) -> subprocess.CompletedProcess:
         """Runs iamcat with its configuration, to ask it."""
-        done = subprocess.run([*within, IAMCAT, *args], env={**self.env, **env}, cwd=self.dir, timeout=TIMEOUT,
+        done = subprocess.run([*within, self.binary, *args], env={**self.env, **env}, cwd=self.dir, timeout=TIMEOUT,
                               capture_output=True, text=True)
         assert not re.search(SANITIZER, done.stderr), done.stderr
         return done
