@@ -1,19 +1,20 @@
-/* The small profile of sizes.h, for microcontrollers: replies of 4 kB, requests of 512 bytes, tokens of 1 kB,
- * TLS records of 4 kB, one Modbus call at a time, and the embedded roots or one of your own. Data only. */
+/* The small profile of sizes.h, for microcontrollers: replies of 4 kB, requests of 512 bytes, tokens of 768
+ * bytes, TLS records of 4 kB, one Modbus call at a time, and the embedded roots or one of your own. Data
+ * only. */
 #ifndef SMALL_H
 #define SMALL_H
 
 enum {
 	BRIDGE_HOST_BYTES = 64,
 	BRIDGE_TEXT_BYTES = 64,
-	BRIDGE_SECRET_BYTES = 1024,
+	BRIDGE_SECRET_BYTES = 768,
 	BRIDGE_SERIAL_BYTES = 65,
 	BRIDGE_RANGES = 8,
 
 	BRIDGE_SEEN = 16,
-	BRIDGE_TRACED = 8,
+	BRIDGE_TRACED = 4,
 	BRIDGE_REQUEST_BYTES = 512,
-	BRIDGE_QUEUE_BYTES = 1536,
+	BRIDGE_QUEUE_BYTES = 1280,
 	BRIDGE_CALLS = 1,
 	BRIDGE_API_LINKS = 2,
 	BRIDGE_CALL_BYTES = 1024,
@@ -22,7 +23,7 @@ enum {
 
 	BRIDGE_PACKET_BYTES = BRIDGE_REQUEST_BYTES + 192,
 	BRIDGE_CONTROL_BYTES = BRIDGE_SECRET_BYTES + 512,
-	BRIDGE_OUTBOX_BYTES = 5 * 1024,
+	BRIDGE_OUTBOX_BYTES = 4608,
 	BRIDGE_RESERVE_BYTES = 1024,
 
 	BRIDGE_LOG_BYTES = 1024,
