@@ -1,11 +1,11 @@
 /* The web API of a gateway for the benchmark: fixed answers at the least cost, so that it is not the limit,
- *in the shape of test/gateway.c (HTTP/1.0, one request per connection). One thread, one epoll.
+ * in the shape of test/gateway.c (HTTP/1.0, one request per connection). One thread, one epoll.
  *
- *	build/bench/gateway [--port 0] [--accept-ms 0] [--keep 0]
+ *     build/bench/gateway [--port 0] [--accept-ms 0] [--keep 0]
  *
  * accept-ms: one connection is accepted per so many ms, as the real gateway does it; 0: at once. keep 1:
- *HTTP/1.1 with keep-alive. Prints {"port": 40001} when it listens. Ends on SIGTERM, and when the thread that
- *started it ends. A Modbus call for the device padN is answered with a body of N bytes. */
+ * HTTP/1.1 with keep-alive. Prints {"port": 40001} when it listens. Ends on SIGTERM, and when the thread that
+ * started it ends. A Modbus call for the device padN is answered with a body of N bytes. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>

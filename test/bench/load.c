@@ -1,17 +1,21 @@
 /* The benchmark's other end: an operator at the broker, an echo there (the floor), and the same HTTP calls
  * without MQTT. Written against OpenSSL, with nothing of iamcat in it.
  *
- *	build/bench/load BROKER_PORT CA_FILE CLIENT_ID ask	takes orders from stdin, a line each:
- *		sub TOPIC
- *		ask COUNT WINDOW GAP_US TOPIC PAYLOAD	publishes COUNT requests, at most WINDOW of them
- *			unanswered, GAP_US (give or take a tenth, at random) after the last
- *answer.
- *			######## in the payload becomes a number, by which the answer is found
- *		http COUNT LANES GAP_US PORT TARGET	the same without MQTT: GET TARGET on a connection that
- *was opened before the last reply, LANES at a time Each is answered with a line: {"us": [each round trip],
- *"elapsed_us": …}.
- *	build/bench/load BROKER_PORT CA_FILE CLIENT_ID echo TOPIC REPLY_TOPIC	sends back what comes; what
- *names the device padN grows to N bytes */
+ *     build/bench/load BROKER_PORT CA_FILE CLIENT_ID ask
+ *
+ * takes orders from stdin, a line each, and answers each with {"us": [each round trip], "elapsed_us": …}:
+ *
+ *     sub TOPIC
+ *     ask COUNT WINDOW GAP_US TOPIC PAYLOAD
+ *     http COUNT LANES GAP_US PORT TARGET
+ *
+ * ask publishes COUNT requests, at most WINDOW of them unanswered, GAP_US (give or take a tenth, at random)
+ * after the last answer; ######## in the payload becomes a number, by which the answer is found. http is the
+ * same without MQTT: GET TARGET on a connection that was opened before the last reply, LANES at a time.
+ *
+ *     build/bench/load BROKER_PORT CA_FILE CLIENT_ID echo TOPIC REPLY_TOPIC
+ *
+ * sends back what comes; what names the device padN grows to N bytes. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>

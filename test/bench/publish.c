@@ -1,9 +1,9 @@
 /* A QoS 1 publish of 200 bytes from its payload to its PUBACK, in memory: mqtt.c's outbox and codec over
- *link.c, plain or through tls.c against BearSSL's server (test/count/handshake.c's, with its certificates).
- *Run under callgrind, which counts the instructions below publish_counted: what happens between the system
- *calls.
+ * link.c, plain or through tls.c against BearSSL's server (test/count/handshake.c's, with its certificates).
+ * Run under callgrind, which counts the instructions below publish_counted: what happens between the system
+ * calls.
  *
- *	build/bench/publish build/count plain|tls */
+ *     build/bench/publish build/count plain|tls */
 #define main handshake_main /* all of it but that */
 int handshake_main(int argc, char **argv);
 #include "../count/handshake.c"
