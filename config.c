@@ -718,7 +718,7 @@ bool config_read(struct config *c, struct tls_anchors *a, const char *file, char
 	struct buf shown = BUF(memory);
 	struct reader r = {.c = c, .errors = errors, .warnings = warnings, .why = BUF(reason), .p = text};
 	struct slice s;
-	tls_wipe(c, sizeof *c);
+	tls_wipe_used(c, sizeof *c);
 	buf_put_escaped(&shown, slice_str(file ? file : "mqtt.env"), CONFIG_PATH_BYTES);
 	r.file = buf_cstr(&shown);
 	int error = read_file(file ? file : "mqtt.env", 0, &s, &r.why);

@@ -9,7 +9,14 @@ void tls_wipe(void *p, size_t n)
 {
 	volatile unsigned char *byte = p;
 	for (size_t i = 0; i < n; i++)
-		if (byte[i] != 0) /* pages that were never in use stay so */
+		byte[i] = 0;
+}
+
+void tls_wipe_used(void *p, size_t n)
+{
+	volatile unsigned char *byte = p;
+	for (size_t i = 0; i < n; i++)
+		if (byte[i] != 0)
 			byte[i] = 0;
 }
 
@@ -599,8 +606,8 @@ struct slice tls_detail(const struct tls *t)
 void tls_end(struct tls *t)
 {
 	tls_wipe(&t->client, sizeof t->client);
-	tls_wipe(t->in, sizeof t->in);
-	tls_wipe(t->out, sizeof t->out);
+	tls_wipe_used(t->in, sizeof t->in);
+	tls_wipe_used(t->out, sizeof t->out);
 }
 
 void tls_forget(struct tls *t)

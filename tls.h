@@ -97,4 +97,8 @@ void tls_forget(struct tls *t);
 /* Overwrites a secret with zeros, which the compiler may not leave out although nobody reads them again. */
 void tls_wipe(void *p, size_t n);
 
+/* The same for large memory that is initialised and of which little was used: pages that are zero stay
+ * untouched. */
+void tls_wipe_used(void *p, size_t n);
+
 #endif

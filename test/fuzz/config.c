@@ -59,6 +59,11 @@ void tls_wipe(void *p, size_t n)
 	memset(p, 0, n);
 }
 
+void tls_wipe_used(void *p, size_t n)
+{
+	memset(p, 0, n);
+}
+
 /* Doubles of tls.c: PEM text has a target of its own. */
 void tls_anchors_embedded(struct tls_anchors *a)
 {

@@ -17,6 +17,11 @@ void tls_wipe(void *p, size_t n)
 	memset(p, 0, n);
 }
 
+void tls_wipe_used(void *p, size_t n)
+{
+	memset(p, 0, n);
+}
+
 /* Doubles of tls.c: what was made the anchors. */
 static enum { ANCHORS_NONE, ANCHORS_EMBEDDED, ANCHORS_READ } anchors;
 static char anchors_pem[4096];

@@ -1292,6 +1292,8 @@ static void wiped(void **state)
 	tls_wipe(p + 1, 2);
 	assert_memory_equal(p, "a\0\0d", 4);
 	tls_wipe(p + 4, 0);
+	tls_wipe_used(p + 2, 2);
+	assert_memory_equal(p, "a\0\0\0", 4);
 	guarded_free(p, 4);
 	tls_wipe(NULL, 0);
 }
