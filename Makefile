@@ -134,7 +134,7 @@ release-check:
 	@! git rev-parse -q --verify refs/tags/v$(VERSION) >/dev/null || \
 		[ "$$(git rev-parse 'v$(VERSION)^{commit}')" = "$$(git rev-parse HEAD)" ] || \
 		{ echo "version $(VERSION) is released already: raise VERSION in the Makefile"; exit 1; }
-	@work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && git clone -q . "$$work/iamcat" && cd "$$work/iamcat" && \
+	@work=$$(mktemp -d) && chmod 755 "$$work" && trap 'rm -rf "$$work"' EXIT && git clone -q . "$$work/iamcat" && cd "$$work/iamcat" && \
 		.ci/run && make --no-print-directory test-sandbox test-arm test-dist test-image test-systemd && \
 		echo "  release $(VERSION): all checks passed"
 .PHONY: dist test-dist image test-image install uninstall test-systemd release-check
