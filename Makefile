@@ -291,7 +291,7 @@ test-arm-one: static
 	@rm -rf build/calls/$(ARCH) && mkdir -p build/calls/$(ARCH) && chmod 1777 build/calls/$(ARCH)
 	@printf '#!/bin/sh\nexec %s -strace -D "%s/$$$$" %s "$$@"\n' $(QEMU_USER) $(CURDIR)/build/calls/$(ARCH) \
 		$(CURDIR)/$(STATIC)/iamcat > build/calls/$(ARCH).iamcat && chmod +x build/calls/$(ARCH).iamcat
-	@IAMCAT=build/calls/$(ARCH).iamcat SANDBOX=off $(PYTEST) -n $(or $(JOBS),3) $(NOT_EMULATED) test/e2e
+	@IAMCAT=build/calls/$(ARCH).iamcat SANDBOX=off $(PYTEST) -n $(or $(JOBS),5) $(NOT_EMULATED) test/e2e
 	@test/calls sandbox.c build/calls/$(ARCH)/*
 QEMU_USER = qemu-$(patsubst arm64,aarch64,$(ARCH:armhf=arm))-static
 .PHONY: test-sandbox test-arm test-arm-one
