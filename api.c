@@ -264,11 +264,9 @@ void api_wipe(struct api *a)
 
 const char *api_take_string(struct slice body, const char *name, struct buf *out)
 {
-	size_t at;
-	bool words;
-	if (json_check(body, &words, &at) != NULL || json_kind(body) != JSON_OBJECT)
+	struct slice value;
+	if (!json_members(body, true, &name, &value, 1) || json_kind(body) != JSON_OBJECT)
 		return "the reply is not a JSON object";
-	struct slice value = json_get(body, name);
 	if (json_kind(value) != JSON_STRING)
 		return "the reply lacks the expected text";
 	json_unescape(out, value);

@@ -18,11 +18,14 @@ struct scan {
 	bool lenient;
 	bool words; /* it had some that only the lenient accept */
 	const char *why;
+	const char *const *name; /* so many members of the outermost object are noted */
+	struct slice *value;
+	size_t names;
 };
 
 static struct scan scan_of(struct slice s, bool lenient)
 {
-	return (struct scan){s.p, s.n, 0, lenient, false, NULL};
+	return (struct scan){.p = s.p, .n = s.n, .lenient = lenient};
 }
 
 /* The byte at the place, -1 at the end. */
@@ -196,6 +199,16 @@ static bool skip_name(struct scan *s, struct slice *raw)
 	return true;
 }
 
+/* A member of the outermost object lies between from and the place. */
+static void note(struct scan *s, struct slice raw, size_t from)
+{
+	for (size_t i = 0; i < s->names; i++)
+		if (json_name_is(raw, s->name[i])) {
+			s->value[i] = (struct slice){s->p + from, s->at - from};
+			break;
+		}
+}
+
 _Static_assert(JSON_DEPTH <= 64, "one bit of a uint64_t for each level");
 
 /* White space and a value. */
@@ -203,9 +216,12 @@ static bool skip_value(struct scan *s)
 {
 	uint64_t objects = 0; /* a bit for each open container, the innermost lowest: is it an object? */
 	unsigned depth = 0;
-	struct slice raw;
+	size_t from = 0;
+	struct slice raw, outer = {NULL, 0}; /* names; of the outermost object's members */
 	for (;;) {
 		skip_space(s);
+		if (depth == 1)
+			from = s->at;
 		int c = peek(s);
 		if (c == '{' || c == '[') {
 			if (depth == JSON_DEPTH)
@@ -215,7 +231,7 @@ static bool skip_value(struct scan *s)
 			s->at++;
 			skip_space(s);
 			if (peek(s) != (c == '{' ? '}' : ']')) {
-				if (c == '{' && !skip_name(s, &raw))
+				if (c == '{' && !skip_name(s, depth == 1 ? &outer : &raw))
 					return false;
 				continue;
 			}
@@ -226,6 +242,8 @@ static bool skip_value(struct scan *s)
 		for (;; s->at++, depth--, objects >>= 1) {
 			if (depth == 0)
 				return true;
+			if (depth == 1 && outer.p != NULL)
+				note(s, outer, from);
 			skip_space(s);
 			c = peek(s);
 			if (c == ',')
@@ -234,23 +252,43 @@ static bool skip_value(struct scan *s)
 				return wrong(s, "a comma or the closing bracket is expected");
 		}
 		s->at++;
-		if (objects & 1 && !skip_name(s, &raw))
+		if (objects & 1 && !skip_name(s, depth == 1 ? &outer : &raw))
 			return false;
 	}
+}
+
+static bool skip_text(struct scan *s)
+{
+	if (!skip_value(s))
+		return false;
+	skip_space(s);
+	return s->at == s->n || wrong(s, "more follows the JSON text");
 }
 
 const char *json_check(struct slice s, bool *words, size_t *at)
 {
 	struct scan t = scan_of(s, words != NULL);
-	if (skip_value(&t)) {
-		skip_space(&t);
-		if (t.at < t.n)
-			t.why = "more follows the JSON text";
-	}
+	skip_text(&t);
 	*at = t.at;
 	if (words != NULL)
 		*words = t.words;
 	return t.why != NULL && t.at == t.n ? "the text ends too early" : t.why;
+}
+
+bool json_members(struct slice text, bool lenient, const char *const *name, struct slice *value, size_t n)
+{
+	struct scan s = scan_of(text, lenient);
+	s.name = name;
+	s.value = value;
+	s.names = n;
+	memset(value, 0, n * sizeof *value);
+	return skip_text(&s);
+}
+
+struct slice json_get(struct slice text, const char *name)
+{
+	struct slice value;
+	return json_members(text, true, &name, &value, 1) ? value : (struct slice){NULL, 0};
 }
 
 enum json_kind json_kind(struct slice value)
@@ -350,26 +388,6 @@ bool json_name_is(struct slice raw, const char *name)
 	if (at < raw.n && raw.p[at] == '\\')
 		return name_unescaped_is(slice_from(raw, at), name);
 	return at == raw.n && *name == 0; /* most are told by this */
-}
-
-void json_members(struct slice object, const char *const *name, struct slice *value, size_t n)
-{
-	struct slice raw, found;
-	size_t at = 0;
-	memset(value, 0, n * sizeof *value);
-	while (json_next(object, &at, &raw, &found))
-		for (size_t i = 0; i < n; i++)
-			if (json_name_is(raw, name[i])) {
-				value[i] = found;
-				break;
-			}
-}
-
-struct slice json_get(struct slice object, const char *name)
-{
-	struct slice value;
-	json_members(object, &name, &value, 1);
-	return value;
 }
 
 void json_unescape(struct buf *b, struct slice string)

@@ -15,6 +15,15 @@ enum { JSON_DEPTH = 64 }; /* levels of nesting that are accepted; [] is one leve
  * some API replies have them, and *words says whether there are any. */
 const char *json_check(struct slice s, bool *words, size_t *at);
 
+/* The same without a reason, and in the same walk n values: value[i] is that of the outermost object's member
+ * whose unescaped name is name[i] (of several with that name the last, as ECMAScript does), without white
+ * space around it, in text. Its .p is NULL when there is none or when text is no object; of a text that is
+ * not JSON the values mean nothing. */
+bool json_members(struct slice text, bool lenient, const char *const *name, struct slice *value, size_t n);
+
+/* The same, lenient, for one member; .p is NULL, too, when text is not JSON. */
+struct slice json_get(struct slice text, const char *name);
+
 /* Every function below takes only slices that json_check has accepted. */
 
 enum json_kind {
@@ -43,13 +52,6 @@ bool json_name_is(struct slice raw, const char *name);
 
 /* How many values there are in a value at all levels, itself and the names of members included. */
 size_t json_count(struct slice value);
-
-/* The value of the member whose unescaped name is name (of several with that name the last, as ECMAScript
- * does). .p is NULL when there is none or when object is no object. */
-struct slice json_get(struct slice object, const char *name);
-
-/* The same for n names at once, in one walk. */
-void json_members(struct slice object, const char *const *name, struct slice *value, size_t n);
 
 /* Writes the unescaped characters of a string value (its slice begins and ends with a quote), as UTF-8. An
  * escaped lone surrogate becomes U+FFFD; \u0000 becomes a NUL byte. */

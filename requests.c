@@ -269,7 +269,7 @@ static bool read_request(
 	r.b = b;
 	r.target = &call->out;
 	r.answer = a;
-	json_members(payload, names, r.value, MEMBERS);
+	json_members(payload, false, names, r.value, MEMBERS);
 	int64_t code = slice_u64(r.value[FUNCTION_CODE], 255);
 	if (code != 3 && code != 4 && code != 16) {
 		if (r.value[FUNCTION_CODE].p == NULL)
@@ -289,10 +289,9 @@ static bool read_request(
 
 /* --- the queue --- */
 
-/* Of its device id; 0 for none. */
-static uint32_t device_of(struct bridge *b, struct slice payload)
+/* Of a device id; 0 for none. */
+static uint32_t device_of(struct bridge *b, struct slice value)
 {
-	struct slice value = json_get(payload, names[DEVICE_ID]);
 	struct buf id = BUF(b->scratch);
 	if (json_kind(value) != JSON_STRING)
 		return 0;
@@ -302,10 +301,10 @@ static uint32_t device_of(struct bridge *b, struct slice payload)
 
 bool requests_take(struct bridge *b, struct slice payload, size_t size)
 {
-	size_t at;
+	struct slice device;
 	if (size > BRIDGE_REQUEST_BYTES)
 		payload.n = 0;
-	bool valid = payload.n > 0 && json_check(payload, NULL, &at) == NULL;
+	bool valid = json_members(payload, false, &names[DEVICE_ID], &device, 1);
 	struct request *r = queue_add(&b->requests, sizeof *r + payload.n);
 	if (r == NULL) {
 		unsigned char mem[64];
@@ -323,7 +322,7 @@ bool requests_take(struct bridge *b, struct slice payload, size_t size)
 	r->arrived_ms = (uint32_t)b->time.now_ms;
 	r->running = false;
 	r->valid = valid;
-	r->device = valid ? device_of(b, payload) : 0;
+	r->device = valid ? device_of(b, device) : 0;
 	if (payload.n > 0)
 		memcpy(r->bytes, payload.p, payload.n);
 	log_line(b, LEVEL_DEBUG, "request %u: arrived, bytes: %zu", r->number, size);

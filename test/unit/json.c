@@ -453,6 +453,17 @@ static void members_are_found(void **state)
 	        {"{\"a\":1,\"\\u0061\":3,\"b\":2}", "a", "3"},
 	        {"{\"\":1}", "", "1"},
 	        {"{\"b\":{\"a\":1}}", "a", NULL},
+	        {"{\"a\":{\"b\":2},\"c\":{}}", "a", "{\"b\":2}"},
+	        {"{\"a\":{ \"a\" : [ ] } , \"b\":[{\"a\":2}]}", "a", "{ \"a\" : [ ] }"},
+	        {"{\"b\":[{\"a\":2}],\"a\": [ ] }", "a", "[ ]"},
+	        {"{\"a\":{}}", "a", "{}"},
+	        {"{\"a\":{}}", "", NULL},
+	        {" { \"a\" : -0.5 } ", "a", "-0.5"},
+	        {"[{\"a\":1}]", "a", NULL},
+	        {"{\"a\":NaN}", "a", "NaN"},
+	        {"{\"a\":1,}", "a", NULL},
+	        {"{\"a\":1} x", "a", NULL},
+	        {"{\"a\":1", "a", NULL},
 	        {"{\"b\":\"a\"}", "a", NULL},
 	        {"{\"addres\":1}", "address", NULL},
 	        {"{\"addresss\":1}", "address", NULL},
@@ -476,6 +487,25 @@ static void members_are_found(void **state)
 			        v.p ? (const char *)v.p : "");
 		guarded_free(p, n);
 	}
+}
+
+/* Several in one walk, which says what json_check says. */
+static void members_are_found_at_once(void **state)
+{
+	static const char *const names[] = {"a", "b", "c"};
+	struct slice v[3];
+	(void)state;
+	assert_true(json_members(slice_str("{\"c\":3,\"x\":{\"b\":0},\"a\":1}"), false, names, v, 3));
+	assert_slice(v[0], "1");
+	assert_null(v[1].p);
+	assert_slice(v[2], "3");
+	assert_true(json_members(slice_str("7"), false, names, v, 3));
+	assert_null(v[0].p);
+	assert_false(json_members(slice_str("{\"a\":NaN}"), false, names, v, 3));
+	assert_true(json_members(slice_str("{\"a\":NaN}"), true, names, v, 3));
+	assert_slice(v[0], "NaN");
+	assert_false(json_members(slice_str("{\"a\":1}}"), true, names, v, 3));
+	assert_false(json_members(slice_str(""), true, names, v, 3));
 }
 
 /* Each case: an array, how many are asked for, the result, and the values filled in, each with "|". */
@@ -635,6 +665,7 @@ int main(void)
 	        cmocka_unit_test(kinds),
 	        cmocka_unit_test(members_are_walked),
 	        cmocka_unit_test(members_are_found),
+	        cmocka_unit_test(members_are_found_at_once),
 	        cmocka_unit_test(arrays_are_walked),
 	        cmocka_unit_test(strings_are_unescaped),
 	        cmocka_unit_test(strings_are_written),
