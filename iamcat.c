@@ -255,18 +255,21 @@ static void switch_debug(enum bridge_level usual)
 	log_line(LEVEL_INFO, on ? "SIGUSR1: the debug log is on" : "SIGUSR1: the debug log is off");
 }
 
-/* When many requests or large replies have been dealt with, and nothing is left of them, their memory is
- * given back. */
+/* What requests, replies and states have left in memory is given back when nothing goes on: at once when it
+ * is much, or else once a second, since the next ones have to be given it again. */
 static void give_back(void)
 {
 	enum { MUCH_BYTES = 4096 };
-	static bool much;
-	if (bridge.requests.used > MUCH_BYTES || bridge.outbox.queue.used > MUCH_BYTES)
-		much = true;
-	if (!much || bridge_busy(&bridge))
-		return;
-	much = false;
-	net_give_back(bridge.requests_mem, sizeof bridge - offsetof(struct bridge, requests_mem));
+	static bool used, much;
+	static int64_t again_ms;
+	if (bridge_busy(&bridge)) {
+		used = true;
+		much = much || bridge.requests.used > MUCH_BYTES || bridge.outbox.queue.used > MUCH_BYTES;
+	} else if (much || (used && bridge.time.now_ms >= again_ms)) {
+		used = much = false;
+		again_ms = bridge.time.now_ms + 1000;
+		net_give_back(bridge.requests_mem, sizeof bridge - offsetof(struct bridge, requests_mem));
+	}
 }
 
 /* Answers who asks for the status, and waits for what comes first. */

@@ -169,8 +169,8 @@ class Bench(Parts):
         self.result["cpu_single_s"] = {kind: median([cpu for _, cpu in runs]) for kind, runs in got.items()}
 
     def memory(self) -> None:
-        """After the load so far, and once it was idle for a moment; the peak, also as it was seen in between."""
-        time.sleep(0.5)
+        """After the load so far and the next state; the peak, also as it was seen in between."""
+        time.sleep(STATE_S + 1)
         self.result["memory_kb"] = {kind: memory_kb(cat.pid) for kind, cat in self.cats.items()}
         for kind, memory in self.result["memory_kb"].items():
             memory["peak"] = max(memory["peak"], self.peak_kb[kind])
