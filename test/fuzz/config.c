@@ -18,6 +18,7 @@ static int fuzz_close(int fd);
 #define read   fuzz_read
 #define close  fuzz_close
 #include "../../config.c"
+#include "../doubles.h"
 
 static struct slice file[2]; /* mqtt.env, the others */
 
@@ -45,23 +46,6 @@ static ssize_t fuzz_read(int fd, void *p, size_t n)
 static int fuzz_close(int fd)
 {
 	return fd < 0;
-}
-
-/* Doubles of net.c and tls.c. */
-void net_give_back(void *p, size_t n)
-{
-	(void)p;
-	(void)n;
-}
-
-void tls_wipe(void *p, size_t n)
-{
-	memset(p, 0, n);
-}
-
-void tls_wipe_used(void *p, size_t n)
-{
-	memset(p, 0, n);
 }
 
 /* Doubles of tls.c: PEM text has a target of its own. */

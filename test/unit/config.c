@@ -4,23 +4,7 @@
 #include <sys/stat.h>
 
 #include "../../config.c"
-
-/* Doubles of net.c and tls.c. */
-void net_give_back(void *p, size_t n)
-{
-	(void)p;
-	(void)n;
-}
-
-void tls_wipe(void *p, size_t n)
-{
-	memset(p, 0, n);
-}
-
-void tls_wipe_used(void *p, size_t n)
-{
-	memset(p, 0, n);
-}
+#include "../doubles.h"
 
 /* Doubles of tls.c: what was made the anchors. */
 static enum { ANCHORS_NONE, ANCHORS_EMBEDDED, ANCHORS_READ } anchors;
