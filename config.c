@@ -187,11 +187,7 @@ static void mistake(struct reader *r, size_t v)
 		buf_put_escaped(r->errors, s, 64);
 		buf_put_str(r->errors, "\"");
 	}
-	buf_put_text(r->errors, ": %s%s\n", buf_cstr(&r->why),
-	        /* docker's --env-file leaves them in place */
-	        r->found[v].line == 0 && kind != PEM && s.n > 0 && (s.p[0] == '"' || s.p[0] == '\'')
-	                ? "; leave out the quotes around it, here they are part of it"
-	                : "");
+	buf_put_text(r->errors, ": %s\n", buf_cstr(&r->why));
 	r->why.n = 0;
 }
 
@@ -281,14 +277,11 @@ static bool take_host(const struct variable *v, char *to, struct slice s, struct
 		memcpy(to, s.p, s.n);
 		return true;
 	}
-	if (has(s, "/"))
+	if (has(s, "/") || (colon < s.n && (s.p[0] == '[' || !has(slice_from(s, colon + 1), ":"))))
 		buf_put_text(why,
-		        "expected only the host name or IP address, without mqtts:// or the like and without "
-		        "a "
-		        "path; the port goes into %s",
+		        "expected only the host name or IP address, without mqtts:// and path; the port goes "
+		        "into %s",
 		        port);
-	else if (colon < s.n && (s.p[0] == '[' || !has(slice_from(s, colon + 1), ":")))
-		buf_put_text(why, "expected only the host name or IP address; the port goes into %s", port);
 	else
 		buf_put_str(why, "expected a host name or an IP address");
 	return false;
@@ -478,6 +471,12 @@ bool config_read_anchors(struct config *c, struct tls_anchors *a, bool *changed,
 	return ok;
 }
 
+/* docker's --env-file leaves them in place. */
+static bool is_quoted(struct slice s)
+{
+	return s.n >= 2 && memchr("\"'", s.p[0], 2) && s.p[s.n - 1] == s.p[0];
+}
+
 static void take_anchors(struct reader *r, struct tls_anchors *a)
 {
 	struct slice pem = r->found[ROOT_CA].value;
@@ -485,8 +484,8 @@ static void take_anchors(struct reader *r, struct tls_anchors *a)
 	bool changed;
 	if (both(r, ROOT_CA))
 		return;
-	if (pem.n >= 2 && (pem.p[0] == '"' || pem.p[0] == '\'') && pem.p[pem.n - 1] == pem.p[0])
-		pem = (struct slice){pem.p + 1, pem.n - 2}; /* docker's --env-file leaves quotes in place */
+	if (is_quoted(pem))
+		pem = (struct slice){pem.p + 1, pem.n - 2};
 	if (given(r, ROOT_CA)) {
 		if (pem.p == NULL || tls_anchors_read(a, pem, why))
 			return;
@@ -554,21 +553,6 @@ static size_t distance(struct slice a, const char *b)
 	return row[n];
 }
 
-/* The index of the variable whose name was meant by one that has a typing mistake or two, though not in its
- * first letter; VARIABLES for none. The environment has many others' names, and health is to cost little. */
-static size_t find_misspelled(struct slice name)
-{
-	enum { MISTAKES = 2 };
-	for (size_t v = 0; v < VARIABLES; v++) {
-		size_t n = strlen(variables[v].name);
-		if (name.n + MISTAKES >= n && n + MISTAKES >= name.n &&
-		        (name.p[0] & ~0x20) == variables[v].name[0] &&
-		        distance(name, variables[v].name) <= MISTAKES)
-			return v;
-	}
-	return VARIABLES;
-}
-
 static void warn_unknown(struct reader *r, struct slice name, size_t nearest, size_t line)
 {
 	put_source(r->warnings, r, name, line);
@@ -576,9 +560,25 @@ static void warn_unknown(struct reader *r, struct slice name, size_t nearest, si
 	        variables[nearest].name);
 }
 
+/* A name that has a typing mistake or two, though not in its first letter. The environment has many others'
+ * names, and health is to cost little. */
+static void warn_misspelled(struct reader *r, struct slice name)
+{
+	enum { MISTAKES = 2 };
+	for (size_t v = 0; v < VARIABLES; v++) {
+		size_t n = strlen(variables[v].name);
+		if (name.n + MISTAKES >= n && n + MISTAKES >= name.n &&
+		        (name.p[0] & ~0x20) == variables[v].name[0] &&
+		        distance(name, variables[v].name) <= MISTAKES) {
+			warn_unknown(r, name, v, 0);
+			return;
+		}
+	}
+}
+
 static void store(struct reader *r, struct slice name, struct slice value, size_t line)
 {
-	size_t v = find(name), nearest = 0;
+	size_t v = find(name), nearest = 0, least = SIZE_MAX;
 	if (v < VARIABLES) {
 		if (r->found[v].line > 0) {
 			put_source(r->warnings, r, name, r->found[v].line);
@@ -587,9 +587,11 @@ static void store(struct reader *r, struct slice name, struct slice value, size_
 		r->found[v] = (struct found){value, line};
 		return;
 	}
-	for (v = 1; v < VARIABLES; v++)
-		if (distance(name, variables[v].name) < distance(name, variables[nearest].name))
-			nearest = v;
+	for (v = 0; v < VARIABLES; v++) {
+		size_t d = distance(name, variables[v].name);
+		nearest = d < least ? v : nearest;
+		least = d < least ? d : least;
+	}
 	warn_unknown(r, name, nearest, line);
 }
 
@@ -698,16 +700,18 @@ struct slice config_env(char *const *envp, const char *name)
 
 static void read_environment(struct reader *r, char *const *envp)
 {
-	for (size_t v = 0; v < VARIABLES; v++) {
-		struct slice value = config_env(envp, variables[v].name);
-		if (value.n > 0)
-			r->found[v] = (struct found){value, 0};
-	}
 	for (; *envp; envp++) {
-		struct slice rest = slice_str(*envp), name = slice_cut(&rest, '=');
-		size_t meant = find_misspelled(name);
-		if (meant < VARIABLES && find(name) == VARIABLES)
-			warn_unknown(r, name, meant, 0);
+		struct slice value = slice_str(*envp), name = slice_cut(&value, '=');
+		size_t v = find(name);
+		if (v == VARIABLES)
+			warn_misspelled(r, name);
+		else if (value.n > 0 && (r->found[v].line > 0 || r->found[v].value.n == 0)) /* the first */
+			r->found[v] = (struct found){value, 0};
+		if (v < VARIABLES && v != ROOT_CA && is_quoted(value)) {
+			put_source(r->warnings, r, name, 0);
+			buf_put_str(
+			        r->warnings, ": leave out the quotes around it, here they are part of it\n");
+		}
 	}
 }
 
@@ -733,10 +737,9 @@ bool config_read(struct config *c, struct tls_anchors *a, const char *file, char
 	read_environment(&r, envp);
 	if (!given(&r, BROKER_HOST) && !r.unread) {
 		buf_put_text(errors,
-		        "MQTT_BROKER_HOST is not set in the environment or %s: expected the broker's name or "
-		        "IP "
-		        "address\n",
-		        r.file);
+		        "MQTT_BROKER_HOST is not set in the environment or %s%s: expected the broker's name "
+		        "or IP address\n",
+		        r.file, error == ENOENT ? " (not found)" : "");
 	}
 	for (size_t v = 0; v < VARIABLES; v++)
 		take(&r, v);

@@ -149,6 +149,8 @@ static const char *fields(void)
 	return out;
 }
 
+#define UNQUOTE ": leave out the quotes around it, here they are part of it\n"
+
 /* Files that are right: their text, the environment, the fields that differ from the defaults, warnings. "h"
  * is the broker's host where nothing else is said. */
 static const struct {
@@ -173,6 +175,13 @@ static const struct {
         {"values of the environment are taken as they are", "MQTT_BROKER_HOST=h",
                 {"MQTT_USERNAME= a#'b' ", "MQTT_PASSWORD=\"x\\n\" #"},
                 "user_name= a#'b'  password=\"x\\n\" # has_login=1 ", ""},
+        {"quotes in the environment", "MQTT_CLIENT_ID=\"me\"",
+                {"MQTT_BROKER_HOST=h", "MQTT_USERNAME=\"u\"", "MQTT_PASSWORD='p'", "MQTT_CLIENT_ID="},
+                "user_name=\"u\" password='p' has_login=1 client_id=me ",
+                "MQTT_USERNAME (environment)" UNQUOTE "MQTT_PASSWORD (environment)" UNQUOTE},
+        {"quotes that do not match", "",
+                {"MQTT_BROKER_HOST=h", "MQTT_CLIENT_ID=\"", "MQTT_TOPIC_PREFIX='x\""},
+                "client_id=\" topic_prefix='x\" ", ""},
         {"every field",
                 "MQTT_BROKER_HOST=b.example\nMQTT_BROKER_PORT=1\nWEB_CONTAINER_HOST=web_1\n"
                 "WEB_CONTAINER_PORT=65535\nMQTT_USERNAME=u\xc3\xa4\nMQTT_PASSWORD=p\nMQTT_CLIENT_ID=c\n"
@@ -279,12 +288,8 @@ static void test_good(void **state)
 	}
 }
 
-#define PORT_ONLY "expected only the host name or IP address; the port goes into "
-#define NO_SCHEME                                                                                            \
-	"expected only the host name or IP address, without mqtts:// or the like and without a path; the "   \
-	"port goes into "
-#define A_HOST  "expected a host name or an IP address\n"
-#define UNQUOTE "; leave out the quotes around it, here they are part of it\n"
+#define PORT_ONLY "expected only the host name or IP address, without mqtts:// and path; the port goes into "
+#define A_HOST    "expected a host name or an IP address\n"
 #define SEVERAL                                                                                              \
 	"expected quotes around a text of several lines: NAME=\"-----BEGIN and so on, to a \" at its end\n"
 #define A_LINE     "expected NAME=value, or # before a comment\n"
@@ -316,8 +321,8 @@ static const struct {
         {"METRICS_LISTEN=[::1]9464", "[::1]9464", EXPECTED_LISTEN},
         {"METRICS_LISTEN=127.0.0.1:1:2", "127.0.0.1:1:2", EXPECTED_LISTEN},
         {"METRICS_LISTEN=http://127.0.0.1:9464", "http://127.0.0.1:9464", EXPECTED_LISTEN},
-        {"MQTT_BROKER_HOST=mqtts://h", "mqtts://h", NO_SCHEME "MQTT_BROKER_PORT\n"},
-        {"WEB_CONTAINER_HOST=h/api", "h/api", NO_SCHEME "WEB_CONTAINER_PORT\n"},
+        {"MQTT_BROKER_HOST=mqtts://h", "mqtts://h", PORT_ONLY "MQTT_BROKER_PORT\n"},
+        {"WEB_CONTAINER_HOST=h/api", "h/api", PORT_ONLY "WEB_CONTAINER_PORT\n"},
         {"MQTT_BROKER_HOST=h:8883", "h:8883", PORT_ONLY "MQTT_BROKER_PORT\n"},
         {"WEB_CONTAINER_HOST=1.2.3.4:5000", "1.2.3.4:5000", PORT_ONLY "WEB_CONTAINER_PORT\n"},
         {"MQTT_BROKER_HOST=[::1]:8883", "[::1]:8883", PORT_ONLY "MQTT_BROKER_PORT\n"},
@@ -327,7 +332,7 @@ static const struct {
         {"MQTT_BROKER_HOST=[h]", "[h]", A_HOST},
         {"MQTT_BROKER_HOST=a b", "a b", A_HOST},
         {"MQTT_BROKER_HOST= h", " h", A_HOST},
-        {"MQTT_BROKER_HOST=\"h\"", "\\x22h\\x22", "expected a host name or an IP address" UNQUOTE},
+        {"MQTT_BROKER_HOST=\"h\"", "\\x22h\\x22", A_HOST},
         {"MQTT_BROKER_HOST=a..b", "a..b", A_HOST},
         {"MQTT_BROKER_HOST=.a", ".a", A_HOST},
         {"MQTT_BROKER_HOST=.", ".", A_HOST},
@@ -335,7 +340,7 @@ static const struct {
         {"MQTT_BROKER_HOST=1.2.3", "1.2.3", A_HOST},
         {"MQTT_BROKER_HOST=1.2.3.256", "1.2.3.256", A_HOST},
         {"MQTT_BROKER_HOST=b\xc3\xbc\x1b[", "b\\xc3\\xbc\\x1b[", A_HOST},
-        {"MQTT_BROKER_HOST=mqtts://u:hidden@h", NULL, NO_SCHEME "MQTT_BROKER_PORT\n"},
+        {"MQTT_BROKER_HOST=mqtts://u:hidden@h", NULL, PORT_ONLY "MQTT_BROKER_PORT\n"},
         {"MQTT_BROKER_PORT=0", "0", "expected a whole number, 1 to 65535\n"},
         {"MQTT_BROKER_PORT=65536", "65536", "expected a whole number, 1 to 65535\n"},
         {"MQTT_BROKER_PORT=4294967297", "4294967297", "expected a whole number, 1 to 65535\n"},
@@ -543,8 +548,9 @@ static void test_files_that_cannot_be_read(void **state)
 	assert_int_equal(chdir(dir), 0);
 	assert_true(read_config(NULL, env));
 	assert_false(read_config(NULL, none));
-	assert_string_equal(shortened(&errors), "MQTT_BROKER_HOST is not set in the environment or mqtt.env: "
-	                                        "expected the broker's name or IP address\n");
+	assert_string_equal(shortened(&errors),
+	        "MQTT_BROKER_HOST is not set in the environment or mqtt.env (not found): "
+	        "expected the broker's name or IP address\n");
 	assert_int_equal(mkdir("mqtt.env", 0700), 0);
 	assert_false(read_config(NULL, env));
 	assert_string_equal(shortened(&errors),
