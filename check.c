@@ -21,17 +21,15 @@ static const struct {
                 "whether the broker runs; MQTT_BROKER_PORT (8883 is usual); firewalls on the way"},
         {"TLS", "TLS 1.2, and a certificate for the broker's name from a trusted root",
                 "what is said above; MQTT_BROKER_PORT if that is no port for TLS (8883 is usual), "
-                "MQTT_TLS_SERVER_NAME if the certificate has another name, MQTT_ROOT_CA_FILE if it is of a "
-                "CA of your own"},
+                "MQTT_TLS_SERVER_NAME if the certificate has another name, MQTT_ROOT_CA_FILE for a CA of "
+                "your own"},
         {"CONNECT", "that the broker lets this client in",
                 "the broker's log; this machine's clock; MQTT_BROKER_PORT if that is no port for MQTT "
-                "(but for WebSocket); whether the broker allows this client id, which ends with -check so "
-                "that a running iamcat is not disturbed"},
+                "(but for WebSocket); whether the broker allows this client id, which ends with -check"},
         {"SUBSCRIBE", "that this client may subscribe to its requests",
                 "the broker's access rules; MQTT_TOPIC_PREFIX"},
         {"state", "a JSON object, by GET /api/state",
-                "the log of the one that is named above, the gateway's web API or the broker; "
-                "WEB_CONTAINER_TIMEOUT if the API is slow"},
+                "the log of the one that is named above; WEB_CONTAINER_TIMEOUT if the API is slow"},
 };
 
 /* --- lines --- */

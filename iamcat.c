@@ -152,6 +152,12 @@ static void write_bridge_log(void)
 		log_text(level, text);
 }
 
+/* A terminal, and its owner does not want it without (https://no-color.org)? */
+static bool wants_colour(void)
+{
+	return isatty(STDOUT_FILENO) && config_env(environ, "NO_COLOR").n == 0;
+}
+
 static void write_check(void)
 {
 	write_all(STDOUT_FILENO, buf_slice(&check.out));
@@ -332,12 +338,12 @@ static void run(void)
 /* Asks for the status and writes it, as it came or for people. */
 static int run_status(bool as_json, bool again)
 {
-	bool terminal = isatty(STDOUT_FILENO);
+	bool terminal = isatty(STDOUT_FILENO), colour = wants_colour();
 	for (;; poll(NULL, 0, 1000)) { /* until Ctrl-C */
 		struct buf json = BUF(status.reply), text = BUF(status.client_mem[0]);
 		buf_put_str(&text, again && terminal && !as_json ? "\033[H\033[J" : "");
 		bool good = status_ask(&config, &json, &text) &&
-		            figures_put_text(&text, buf_slice(&json), terminal);
+		            figures_put_text(&text, buf_slice(&json), colour);
 		if (!good)
 			buf_put_byte(&text, '\n');
 		write_all(good || again ? STDOUT_FILENO : STDERR_FILENO,
@@ -361,15 +367,13 @@ static int print_help(void)
 	struct buf b = BUF(status.reply);
 	buf_put_str(&b, "iamcat connects an energy gateway's web API to an MQTT broker.\n"
 	                "\n"
-	                "usage: iamcat [-c FILE]     run until SIGTERM or Ctrl-C\n"
-	                "       iamcat [-c FILE] check\n"
-	                "                            try the way to the broker step by step\n"
+	                "usage: iamcat [-c FILE]         run until SIGTERM or Ctrl-C\n"
+	                "       iamcat [-c FILE] check   try the way to the broker step by step\n"
 	                "       iamcat [-c FILE] status [--json] [--watch]\n"
-	                "                            ask the one that runs how it is doing\n"
-	                "       iamcat [-c FILE] health\n"
-	                "                            exit with 0 if it is healthy, or else 1\n"
-	                "       iamcat --help        print this\n"
-	                "       iamcat --version     print the version and the embedded root certificates\n"
+	                "                                ask the one that runs how it is doing\n"
+	                "       iamcat [-c FILE] health  exit with 0 if it is healthy, or else 1\n"
+	                "       iamcat --help            print this\n"
+	                "       iamcat --version         print the version and the embedded roots\n"
 	                "\n"
 	                "  -c FILE    read the configuration from FILE instead of mqtt.env\n"
 	                "\n"
@@ -463,7 +467,7 @@ int main(int argc, char **argv)
 	}
 	forbid_core_dumps();
 	if (command == CHECK)
-		check_begin(&check, isatty(STDOUT_FILENO), net_now_ms());
+		check_begin(&check, wants_colour(), net_now_ms());
 	if (command <= CHECK)
 		set_up_signals();
 	bool good = configure(file);

@@ -276,7 +276,7 @@ def terminal(lab: Lab, env: dict[str, str]) -> str:
     """What iamcat check writes to a terminal."""
     main, other = pty.openpty()
     with open(main, "rb", buffering=0) as reader:
-        run = subprocess.Popen([IAMCAT, "check"], env={**os.environ, **env}, cwd=lab.work_dir("terminal"),
+        run = subprocess.Popen([IAMCAT, "check"], env={**os.environ, "NO_COLOR": "", **env}, cwd=lab.work_dir("terminal"),
                                stdin=subprocess.DEVNULL, stdout=other, stderr=subprocess.PIPE)
         os.close(other)
         text = b""
@@ -322,3 +322,11 @@ def test_terminal(more: dict[str, str], lab: Lab):
     assert "\r\033[K" in text and f"\n{' ' * 13}TLS" in text.replace("\r\n", "\n"), "what is being waited for is shown"
     for line in plain:
         assert re.match(r"[✓✗] {4,}\d+ ms |! {12}SANDBOX=off|     (found|try) +\S| {13}\S|all is well|$", line), line
+
+
+def test_a_terminal_without_colour(lab: Lab):
+    """https://no-color.org: what a file would get."""
+    broker, api, env = peers(lab)
+    text = terminal(lab, {**env, "NO_COLOR": "1", "MQTT_TLS_SERVER_NAME": "another.example"})
+    assert not re.search("[\033✓✗]", text), text
+    assert re.findall(r"^(\w+) +\d+ ms ", text, re.M) == ["ok"] * 5 + ["FAIL"], text

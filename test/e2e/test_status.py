@@ -904,13 +904,14 @@ def test_watch_json_is_a_line_each(lab: Lab):
 
 
 def test_colour_on_a_terminal_only(lab: Lab):
+    """And there not for who wants none (https://no-color.org)."""
     it = served(lab)
-    for args in [], ["--watch"]:
+    for args, no_colour in ([], ""), (["--watch"], ""), (["--watch"], "1"):
         ours, theirs = pty.openpty()
         with open(ours, "rb", buffering=0) as terminal:
             there = f'exec "$@" >{os.ttyname(theirs)}'
-            running = lab.start(Process, "status", ["sh", "-c", there, "sh", IAMCAT, "status", *args], it.dir, it.env,
-                                SIGINT)
+            running = lab.start(Process, "status", ["sh", "-c", there, "sh", IAMCAT, "status", *args], it.dir,
+                                {**it.env, "NO_COLOR": no_colour}, SIGINT)
             shown = b""
             while b"API call" not in shown:
                 assert select.select([terminal], [], [], TIMEOUT)[0], shown
@@ -919,7 +920,8 @@ def test_colour_on_a_terminal_only(lab: Lab):
                 running.send_signal(signal.SIGINT)
             assert running.wait() == (-signal.SIGINT if args else 0)
             os.close(theirs)
-        assert b"health              \033[32min service\033[0m\r\n" in shown
+        health = b"in service" if no_colour else b"\033[32min service\033[0m"
+        assert b"health              " + health + b"\r\n" in shown
         assert shown.startswith((b"\033[H\033[J" if args else b"") + b"iamcat              0.")
     assert "\033" not in it.run("status").stdout
 
