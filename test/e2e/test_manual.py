@@ -96,6 +96,41 @@ def test_every_variable_is_explained(binaries: None):
     assert set(re.findall(r"`([A-Z_]{6,})`", table)) == set(names)
 
 
+def test_defaults_and_limits_are_the_same_everywhere(binaries: None):
+    """What --help says of a variable, its row in the README and its paragraph in the manual page say, too, and the
+    example shows it. Everybody knows those of a port."""
+    table = README.read_text().split("## Configure")[1].split("\n## ")[0].splitlines()
+    manual = dict(re.findall(r"\.It Ev (\S+)\n((?:(?!\.It |\.El).*\n)+)", MANUAL.read_text()))
+    example = (ROOT / "mqtt.env.example").read_text()
+    rows = re.findall(r"^  ([A-Z_]{6,}) +(.*)$", help_text(binaries), re.MULTILINE)
+    for name, text in rows:
+        row = next(line for line in table if line.startswith("|") and f"`{name}`" in line)
+        setting = re.search(rf"((?:^# .*\n)+)(?:^#?[A-Z_]+=.*\n)*?^#?{name}=(.*)$", example, re.MULTILINE)
+        if default := re.search(r"\(default ([^)]*)\)", text):
+            assert re.search(rf"\b{default[1]}\b", row.split("|")[2]), row
+            assert f"({default[1]})" in manual[name], name
+            assert setting[2] == default[1], name
+        limits = re.search(r"\d+ to \d+", text)
+        if limits and limits[0] != "1 to 65535":
+            for where in row, manual[name], setting[1]:
+                assert limits[0] in where, (name, where)
+    assert len(rows) > 20
+
+
+def test_every_file_has_its_place():
+    """In the README's tables; headers stand beside their files."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    if not tracked:
+        pytest.skip("no clone")
+    code = README.read_text().split("\n## The code\n")[1]
+    named = {*re.findall(r"`(\w[\w.]*)/?`", code)} - {"mqtt.env"}
+    sources = {path for path in tracked if re.fullmatch(r"\w+\.(c|py|1)", path)}
+    sources |= {path for path in tracked if re.fullmatch(r"\w+\.h", path) and f"{path[:-2]}.c" not in sources}
+    tests = {path.split("/")[1] for path in tracked if path.startswith("test/")}
+    assert len(sources) > 25 and (sources | tests) - named == set()
+    assert {name for name in named if "." in name} - {path.split("/")[-1] for path in tracked} == set(), "they are gone"
+
+
 def test_every_command_is_explained(binaries: None):
     commands = set(re.findall(r"(?:usage:|      ) iamcat (.*?)(?:  |$)", help_text(binaries), re.MULTILINE))
     synopsis = MANUAL.read_text().split(".Sh SYNOPSIS")[1].split(".Sh ")[0]
