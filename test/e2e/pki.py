@@ -264,16 +264,18 @@ class GnuTls(TlsServer):
 
 
 class Relay(Server):
-    """Hands bytes on to the port target, and counts those of each connection in both directions together."""
+    """Hands bytes on to the port target, counts those of each connection in both directions together, and keeps its
+    first ones: a ClientHello."""
 
     def __init__(self, target: int) -> None:
         super().__init__("relay")
-        self.target, self.bytes, self.links = target, [], []
+        self.target, self.bytes, self.hello, self.links = target, [], [], []
         self.listen()
 
     def talk(self, peer: socket.socket, number: int) -> None:
         with socket.create_connection(("127.0.0.1", self.target)) as server:
             self.bytes.append(0)
+            self.hello.append(b"")
             self.links += [peer, server]
             self.spawn(self.pump, server, peer, number)
             self.pump(peer, server, number)
@@ -282,6 +284,7 @@ class Relay(Server):
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 self.bytes[number] += len(data)
+                self.hello[number] = self.hello[number] or data
                 sink.sendall(data)
         for end in (source, sink):
             with contextlib.suppress(OSError):

@@ -830,9 +830,11 @@ def test_slow_broken_and_many_clients_disturb_nothing(lab: Lab):
 
 @pytest.mark.usefixtures("no_sandbox")
 def test_metrics_port_in_use(lab: Lab):
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-        it = Told(lab, METRICS_LISTEN=f"127.0.0.1:{port}", STATE_INTERVAL="3600")
+    held = lab.enter_context(socket.socket())  # bound, it keeps everybody off but those that reuse addresses
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    with socket.create_server(held.getsockname()):
+        it = Told(lab, METRICS_LISTEN=f"127.0.0.1:{held.getsockname()[1]}", STATE_INTERVAL="3600")
         it.cat.wait_log(" warn  METRICS_LISTEN: it is in use already .*; trying again every 10 s")
         it.broker.connection()
         it.wait(lambda f: f["phase"] == "serve")

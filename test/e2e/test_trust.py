@@ -811,8 +811,8 @@ def test_plain_text_within_tls(lab: Lab, gateway: Gateway):
 AGREEING = {"openssl": (OpenSsl, ("-no_ticket",), "Reused session-id"),
             "openssl with tickets": (OpenSsl, (), "Reused session-id"),
             "gnutls": (GnuTls, (), "This is a resumed session")}
-OTHERS = {"openssl without a cache": (OpenSsl, ("-no_cache", "-no_ticket")),
-          "gnutls without a cache": (GnuTls, ("--nodb", "--noticket"))}
+OTHERS = {"openssl without a cache": (OpenSsl, ("-no_cache", "-no_ticket"), 0),
+          "gnutls without a cache": (GnuTls, ("--nodb", "--noticket"), 32)}  # names sessions, and knows none of them
 
 
 @pytest.mark.parametrize("kind, args, prints", AGREEING.values(), ids=AGREEING)
@@ -831,13 +831,17 @@ def test_session_is_resumed(kind: type[TlsServer], args: tuple[str, ...], prints
     assert len(re.findall(prints, meeting.server.printed())) >= len(resumed)
 
 
-@pytest.mark.parametrize("kind, args", OTHERS.values(), ids=OTHERS)
-def test_server_without_sessions(kind: type[TlsServer], args: tuple[str, ...], lab: Lab, gateway: Gateway):
+@pytest.mark.parametrize("kind, args, named", OTHERS.values(), ids=OTHERS)
+def test_server_without_sessions(kind: type[TlsServer], args: tuple[str, ...], named: int, lab: Lab, gateway: Gateway):
+    """A full handshake each time. What it did not name is not offered, and then all suites are."""
     meeting = Meeting(lab, gateway, serving(lab, good(), mid(), args=args, kind=kind),
                       MQTT_ROOT_CA=root().cert)
     for times in (1, 2):
         meeting.taken(times)
         meeting.again()
+    fixed = [(hello[:11], hello[43:]) for hello in meeting.relay.hello[:2]]  # all but the random (RFC 5246 §7.4.1.2)
+    assert [rest[0] for _, rest in fixed] == [0, named]
+    assert fixed[0] == fixed[1] or named
     full, again = meeting.relay.bytes[:2]
     assert again > full / 2  # what the server echoes behind the handshake may come, or not
 
