@@ -1,4 +1,4 @@
-"""Fixtures of the end-to-end tests: `lab` is a laboratory of its own for each test."""
+"""Fixtures of the end-to-end tests: `lab` is a laboratory of its own for each test, `shared_lab` one for all of a file."""
 
 import signal
 import sys
@@ -26,6 +26,12 @@ def binaries() -> None:
 
 @pytest.fixture
 def lab(binaries: None):
+    with Lab() as laboratory:
+        yield laboratory
+
+
+@pytest.fixture(scope="module")
+def shared_lab(binaries: None):
     with Lab() as laboratory:
         yield laboratory
 

@@ -19,12 +19,6 @@ MARK = b"the whole"  # must never show in an answer to a reply that is wrong
 
 
 @pytest.fixture(scope="module")
-def shared_lab(binaries: None):
-    with Lab() as laboratory:
-        yield laboratory
-
-
-@pytest.fixture(scope="module")
 def desk(shared_lab: Lab):
     """One bridge over scripted peers for all that leaves no trace."""
     one = scripted_desk(shared_lab)

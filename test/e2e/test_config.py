@@ -35,24 +35,22 @@ def table(*rows: tuple):
 
 
 @pytest.fixture(scope="module")
-def shared(binaries: None):
+def shared(shared_lab: Lab):
     """One broker and one API for all tests here: they see what is configured."""
-    with Lab() as laboratory:
-        laboratory.api = laboratory.add(FakeApi())
-        laboratory.peer = laboratory.add(FakeBroker(laboratory.certificate))
-        laboratory.where = {"MQTT_BROKER_HOST": "localhost", "MQTT_BROKER_PORT": str(laboratory.peer.port),
-                            "WEB_CONTAINER_PORT": str(laboratory.api.port)}
-        yield [laboratory]
+    shared_lab.api = shared_lab.add(FakeApi())
+    shared_lab.peer = shared_lab.add(FakeBroker(shared_lab.certificate))
+    shared_lab.where = {"MQTT_BROKER_HOST": "localhost", "MQTT_BROKER_PORT": str(shared_lab.peer.port),
+                        "WEB_CONTAINER_PORT": str(shared_lab.api.port)}
+    return shared_lab
 
 
 @pytest.fixture
-def lab(shared: list[Lab]):
+def lab(shared: Lab):
     """The same, without what earlier tests have left."""
-    laboratory, = shared
-    del laboratory.parts[2:]
-    laboratory.peer.received.clear()
-    yield laboratory
-    assert not laboratory.api.errors and not laboratory.peer.errors
+    del shared.parts[2:]
+    shared.peer.received.clear()
+    yield shared
+    assert not shared.api.errors and not shared.peer.errors
 
 
 @contextlib.contextmanager

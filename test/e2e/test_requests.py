@@ -15,12 +15,6 @@ WRITE_CALL = f"device_id={DEVICE}&address=33207&function_code=16&values=170&type
 
 
 @pytest.fixture(scope="module")
-def shared_lab(binaries: None):
-    with Lab() as laboratory:
-        yield laboratory
-
-
-@pytest.fixture(scope="module")
 def desk(shared_lab: Lab):
     """One bridge for all that leaves no trace."""
     one = gateway_desk(shared_lab)

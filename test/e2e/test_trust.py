@@ -69,10 +69,9 @@ DETAIL = {TOO_MANY: "", TOO_LARGE: "", MALFORMED: r"certificate \d+ of \d+; ",
 
 
 @pytest.fixture(scope="module")
-def gateway(binaries: None):
+def gateway(shared_lab: Lab):
     """One for all: with a user name iamcat asks it for nothing but its serial number."""
-    with Lab() as lab:
-        yield lab.gateway("--accept-ms", "0")
+    return shared_lab.gateway("--accept-ms", "0")
 
 
 def pem(certificates: list[Certificate]) -> str:
