@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from lab import ROOT, Lab, Process
-from sandbox import CALLS, FILES
+from sandbox import CALLS, FILES, TOLD
 from test_places import serve
 
 DIST = ROOT / "dist"
@@ -126,3 +126,6 @@ def test_what_its_kernel_refuses(lab: Lab, arch: str, kernel: str):
     assert tried.keys() == {*FILES, *CALLS, "connect", "listen", "end"}
     del tried["end"], tried["connect"]  # these kernels' Landlock knows no ports yet
     assert {name: how for name, how in tried.items() if how != "EPERM"} == {}
+    # Some of them the kernel would refuse by itself, without a word.
+    told = [m[1] for m in vm.out.find(r"error sandbox: a system call was refused, .* number: (\d+)")]
+    assert len(told) == len({*told}) == TOLD
