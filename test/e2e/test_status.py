@@ -728,11 +728,28 @@ def test_metrics_before_there_is_anything(lab: Lab):
     assert samples["iamcat_gap_seconds"] > 0
 
 
+# What the dashboard uses of PromQL: rates of counters, everything else as it is.
+OF_JOB = r'\{job=~"\$job"\}'
+SUM = rf"sum(?: by \((?P<by>\w+)\) )?\((?:rate|increase)\(iamcat_\w+_(?:total|bucket){OF_JOB}\[\d+[mh]\]\)\)"
+PROMQL = "|".join([rf"iamcat_\w+(?<!_total)(?<!_bucket){OF_JOB}(?: > 0)?", rf"(?:60 \* )?{SUM}",
+                   rf"histogram_quantile\(0\.\d+, {SUM.replace('by>', 'le>')}\)"])
+
+
 def test_the_dashboard_names_metrics_that_exist(lab: Lab):
     it = web(lab)
     it.published("state")
-    names = {re.sub(r"\{.*", "", name) for name in metrics(it)}
+    samples = metrics(it)
+    names = {re.sub(r"\{.*", "", name) for name in samples}
     board = json.loads((ROOT / "dashboard.json").read_text())
+    for target in (target for panel in board["panels"] for target in panel["targets"]):
+        query = re.fullmatch(PROMQL, target["expr"])
+        assert query, target["expr"]
+        name = re.search(r"iamcat_\w+", query[0])[0]
+        labels = {label for sample in samples if sample.startswith(name + "{") for label in re.findall(r'(\w+)="', sample)}
+        group = {*query.groups()} - {None}
+        left = group if "sum" in query[0] else labels | {"instance"}  # those that are there in the end
+        assert group <= labels and {*re.findall(r"{{(\w+)}}", target["legendFormat"])} <= left, target
+    assert 8 <= len(board["uid"]) <= 40 and board["templating"]["list"][1]["refresh"] == 1  # or it would never be asked for
     texts = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
     texts += [variable["query"] for variable in board["templating"]["list"]]
     named = {name for text in texts for name in re.findall(r"iamcat_\w+", text)}
