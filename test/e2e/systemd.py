@@ -143,6 +143,13 @@ def test_the_service(lab: Lab):
         operator.state()
     assert machine.show("NRestarts") == "1"
 
+    # A socket in the directory that the unit makes for it, which goes with the service.
+    machine.run("sh", "-c", "echo STATUS_SOCKET=/run/iamcat/status >>/etc/iamcat/mqtt.env")
+    machine.run("systemctl", "restart", "iamcat")
+    assert machine.run("iamcat", "-c", "/etc/iamcat/mqtt.env", "health") == "healthy: in service"
+    assert machine.run("find", "/run/iamcat", "-type", "s") == "/run/iamcat/status"
+
     machine.run("systemctl", "stop", "iamcat")
+    assert machine.run("find", "/run", "-name", "iamcat") == ""
     assert (machine.show("ExecMainStatus"), machine.show("Result")) == ("0", "success")
     assert "refused, which" not in machine.run("journalctl", "-u", "iamcat", "-o", "cat")
