@@ -39,7 +39,7 @@ STATIC_PACKAGES = gcc$(if $(filter-out $(THIS_ARCH),$(ARCH)),-$(subst _,-,$(GNU)
 # The segments lie behind each other in the file, for kernels with pages of up to 64 kB (Raspberry Pi 5: 16 kB). musl's FD_SET mixes signs.
 STATIC_OPT := -Oz -fno-tree-switch-conversion -fno-caller-saves -fno-thread-jumps -fno-tree-dominator-opts -fno-jump-tables \
 	-fno-move-loop-invariants -fno-tree-loop-im -fno-if-conversion -fno-tree-tail-merge -fno-forward-propagate \
-	-flto -flto-partition=one
+	-flto -flto-partition=one $(if $(ARCH:amd64=),,-malign-data=abi)
 STATIC_CFLAGS = $(BASE) -ffunction-sections -fdata-sections -fstack-protector $(VERSION_FLAGS) -isystem $(STATIC)/include \
 	$(STATIC_OPT) -fno-asynchronous-unwind-tables -fno-unwind-tables -fno-ident -fno-pie -Wno-sign-conversion \
 	-ffat-lto-objects
