@@ -372,28 +372,34 @@ static void ask(uint32_t n)
 
 static void operate(void)
 {
-	w.operate_at = w.now + 1 + draw(2 * w.pace_ms);
+	w.operate_at = w.now + 1 + draw(w.now < broker_deaf_until ? 5000 : 2 * w.pace_ms);
 	ask(chance(300) ? 50 + draw(400) : 1);
 }
 
 static void break_connection(struct wire *l)
 {
-	uint32_t x = draw(4);
+	uint32_t x = draw(l == &wires[LINK_BROKER] ? 5 : 4);
 	if (!l->open || l->dead)
 		return;
 	trace("fault: connection %u %s", l->number,
 	        x == 0   ? "reset"
 	        : x == 1 ? "closed"
 	        : x == 2 ? "dead"
-	                 : "stalled");
+	        : x == 3 ? "stalled"
+	                 : "half dead");
 	if (l != &wires[LINK_BROKER] && gateway_health == HEALTHY)
 		gateway_healthy_since = w.now; /* for the grid: from here on again */
 	if (x < 2)
 		wire_end(l, x == 0);
 	else if (x == 2)
 		wire_die(l);
-	else
+	else if (x == 3)
 		l->stalled_until = w.now + 1 + draw(chance(2) ? 2000 : 30000);
+	else {
+		broker_deafen();
+		broker_deaf_until = w.now + draw(120000);
+		w.operate_at = w.now;
+	}
 }
 
 static void leave(void)
@@ -470,7 +476,7 @@ static void calm_down(void)
 	trace("calm: nothing is broken from now on");
 	w.calm = w.now;
 	gateway_turn(HEALTHY);
-	broker_down_until = broker_dropping_until = 0;
+	broker_down_until = broker_dropping_until = broker_deaf_until = 0;
 	w.fault_at = w.operate_at = w.jump_at = never;
 	if (w.running && w.bridge->stopping == false)
 		break_connection(&wires[LINK_BROKER]);

@@ -29,6 +29,7 @@ struct connection {
 	bool silent, mute, rude, expired; /* mute: acknowledges no publish; rude: has sent garbage */
 	uint16_t keep_alive_s;
 	int64_t heard_at, expires_at, drops_at, sent_at, resumes_at;
+	int64_t deaf_at; /* from then on what the client sends does not come here, but it hears us */
 	uint32_t first_up, ups;
 	uint16_t counted; /* QoS 1 publishes that were sent on it */
 	size_t tap_n;
@@ -62,7 +63,7 @@ static struct {
 	size_t acked_n;
 } session;
 
-int64_t broker_down_until, broker_dropping_until;
+int64_t broker_down_until, broker_dropping_until, broker_deaf_until;
 static enum { ONE_BY_ONE, LOWEST, ANEW } ids; /* ANEW: from 1 on each connection, as RabbitMQ does */
 static bool repeats;                          /* sends again without being asked to */
 static uint8_t refused[1 << 16];
@@ -73,7 +74,7 @@ void broker_init(void)
 	memset(&session, 0, sizeof session);
 	memset(refused, 0, sizeof refused);
 	live = NULL;
-	broker_down_until = broker_dropping_until = 0;
+	broker_down_until = broker_dropping_until = broker_deaf_until = 0;
 	ids = hashed(0, 21, 3);
 	repeats = ids != ANEW && hashed(0, 22, 3) == 0;
 }
@@ -420,7 +421,7 @@ static void tap(struct connection *c, unsigned first, struct reader r)
 	}
 	if (r.p != r.end)
 		broken("bytes behind the end of packet %02x", first);
-	if (c->wire->dead || c->state == OVER)
+	if (c->wire->dead || c->state == OVER || w.now >= c->deaf_at)
 		return;
 	if (c->ups == UPS)
 		broken("world: too many packets on their way");
@@ -457,17 +458,26 @@ void broker_bytes(struct wire *l, const unsigned char *p, size_t n)
 
 /* --- what reached it --- */
 
+static void deafen(struct connection *c, int64_t at)
+{
+	c->deaf_at = at;
+	c->mute = true;
+	trouble();
+}
+
 /* Some connections are to go wrong from the beginning. */
 static void bewitch(struct connection *c)
 {
 	if (w.now < broker_dropping_until)
 		c->drops_at = w.now + draw(chance(2) ? 2 : 3000);
+	if (w.now < broker_deaf_until)
+		deafen(c, w.now + 1 + draw(chance(2) ? 1000 : 10000));
 	if (w.now >= w.calm)
 		return;
 	if (chance(40))
 		c->drops_at = w.now;
 	c->silent = chance(40);
-	c->mute = chance(60);
+	c->mute |= chance(60);
 	if (c->drops_at != never || c->silent || c->mute)
 		trouble();
 }
@@ -681,7 +691,7 @@ void broker_opened(struct wire *l)
 	memset(c->ids, 0, sizeof c->ids);
 	c->wire = l;
 	c->number = l->number;
-	c->expires_at = c->drops_at = never;
+	c->expires_at = c->drops_at = c->deaf_at = never;
 	c->sent_at = c->heard_at = w.now;
 	if (w.now < broker_dropping_until && chance(4))
 		c->drops_at = w.now + draw(100);
@@ -733,6 +743,12 @@ void broker_mute(void)
 {
 	if (live != NULL)
 		live->mute = true;
+}
+
+void broker_deafen(void)
+{
+	if (live != NULL)
+		deafen(live, w.now);
 }
 
 bool broker_is_mute(void)

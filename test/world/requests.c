@@ -101,10 +101,10 @@ static void take_place(struct request *r)
 void request_read(uint32_t number, uint8_t qos)
 {
 	struct request *r = &w.request[number];
+	if (w.stale && r->order != 0 && r->place == 0) /* it had been passed over, perhaps */
+		request_excused(number);
 	if (!w.bridge->passed_over) /* otherwise only its PUBACK tells; nothing does with QoS 0 */
 		take_place(r);
-	if (w.stale && r->order != 0 && !r->accepted) /* it had been passed over, perhaps */
-		request_excused(number);
 	if (r->order != 0 || r->forbidden)
 		return;
 	trace("client: has read request %u%s", number, w.stale ? ", which is stale" : "");

@@ -211,6 +211,7 @@ int64_t wire_arrival(const struct wire *l); /* of what is sent now, either way *
 
 extern int64_t broker_down_until;     /* it refuses connections */
 extern int64_t broker_dropping_until; /* it accepts them, and soon drops them */
+extern int64_t broker_deaf_until;     /* it soon hears nothing more on them */
 void broker_init(void);
 void broker_opened(struct wire *l);
 void broker_closed(struct wire *l); /* by the client */
@@ -222,7 +223,8 @@ void broker_publish(uint32_t number, uint8_t qos);
 void broker_forget_session(void);
 void broker_takeover(void);
 void broker_garbage(void);
-void broker_mute(void); /* it acknowledges nothing more on this connection */
+void broker_mute(void);   /* it acknowledges nothing more on this connection */
+void broker_deafen(void); /* nor does it hear anything, while what it sends arrives */
 bool broker_is_mute(void);
 bool broker_is_rude(void); /* it has sent garbage on this connection */
 bool broker_cut_it(void);  /* it has ended this connection because the token expired */
