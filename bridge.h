@@ -244,7 +244,7 @@ struct bridge {
 	bool shared_prefix;      /* no {serial} in the prefix: other gateways hear the same requests */
 	char topic_request[BRIDGE_TEXT_BYTES + 64], topic_response[BRIDGE_TEXT_BYTES + 64],
 	        topic_state[BRIDGE_TEXT_BYTES + 64];
-	uint16_t subscribe_id;
+	bool subscribed;              /* or asked to be, once at least */
 	bool broker_transport;        /* TCP to the broker was there when last looked at */
 	int64_t sent_ms, received_ms; /* the last bytes to (or PINGREQ for) and from the broker */
 	size_t packet_skip;           /* bytes of a too large PUBLISH still to be thrown away */

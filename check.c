@@ -310,7 +310,7 @@ static bool done(struct check *c, struct buf *t, struct bridge_time time)
 	case CHECK_CONNECT:
 		buf_put_str(t, "accepted, client id ");
 		buf_put_escaped(t, slice_str(c->config->bridge.client_id), BRIDGE_TEXT_BYTES);
-		return b->subscribe_id != 0;
+		return b->subscribed;
 	case CHECK_SUBSCRIBE:
 		buf_put_escaped(t, slice_str(b->topic_request), sizeof b->topic_request);
 		return b->served_since_ms != 0;

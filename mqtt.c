@@ -211,10 +211,10 @@ void mqtt_put_connect(struct buf *b, const struct mqtt_connect *c)
 		put_string(b, c->password);
 }
 
-void mqtt_put_subscribe(struct buf *b, uint16_t id, struct slice topic, uint8_t qos)
+void mqtt_put_subscribe(struct buf *b, struct slice topic, uint8_t qos)
 {
 	put_head(b, MQTT_SUBSCRIBE << 4 | 2, 2 + 2 + topic.n + 1); /* MQTT-3.8.1-1 */
-	buf_put_u16be(b, id);
+	buf_put_u16be(b, MQTT_SUBSCRIBE_ID);
 	put_string(b, topic);
 	buf_put_byte(b, qos);
 }
@@ -275,13 +275,14 @@ static struct publish *find(const struct mqtt_outbox *o, uint16_t id)
 void mqtt_outbox_init(struct mqtt_outbox *o, void *mem, size_t cap)
 {
 	queue_init(&o->queue, mem, cap);
-	o->last_id = 0;
+	o->last_id = MQTT_SUBSCRIBE_ID;
 }
 
-uint16_t mqtt_outbox_new_id(struct mqtt_outbox *o)
+/* A packet id that is not in use; 0: all are. */
+static uint16_t new_id(struct mqtt_outbox *o)
 {
 	for (unsigned i = 0; i < UINT16_MAX; i++) {
-		o->last_id = o->last_id == UINT16_MAX ? 1 : (uint16_t)(o->last_id + 1);
+		o->last_id = o->last_id == UINT16_MAX ? MQTT_SUBSCRIBE_ID + 1 : (uint16_t)(o->last_id + 1);
 		if (find(o, o->last_id) == NULL)
 			return o->last_id;
 	}
@@ -319,7 +320,7 @@ bool mqtt_outbox_begin(struct mqtt_outbox *o, struct slice topic, struct buf *pa
 bool mqtt_outbox_commit(struct mqtt_outbox *o, struct slice topic, struct buf *payload, bool passing)
 {
 	unsigned char c[4];
-	uint16_t id = payload->full ? 0 : mqtt_outbox_new_id(o);
+	uint16_t id = payload->full ? 0 : new_id(o);
 	struct publish *m = id == 0 ? NULL : queue_add(&o->queue, overhead(topic) + payload->n);
 	if (m == NULL)
 		return false;

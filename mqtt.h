@@ -61,9 +61,11 @@ struct mqtt_connect {
 };
 void mqtt_put_connect(struct buf *b, const struct mqtt_connect *c);
 
-void mqtt_put_subscribe(
-        struct buf *b, uint16_t id, struct slice topic, uint8_t qos); /* MQTT-3.8, one filter */
-void mqtt_put_ack(struct buf *b, enum mqtt_type type, uint16_t id);   /* PUBACK, PUBREC, PUBREL, PUBCOMP */
+/* The packet id of each SUBSCRIBE; no publish has it. It is 1 because RabbitMQ 3.10 counts the ids of its
+ * own publishes from 1, and after a SUBSCRIBE from that one's on. */
+enum { MQTT_SUBSCRIBE_ID = 1 };
+void mqtt_put_subscribe(struct buf *b, struct slice topic, uint8_t qos); /* MQTT-3.8, one filter */
+void mqtt_put_ack(struct buf *b, enum mqtt_type type, uint16_t id);      /* PUBACK, PUBREC, PUBREL, PUBCOMP */
 void mqtt_put_pingreq(struct buf *b);
 void mqtt_put_disconnect(struct buf *b);
 
@@ -76,20 +78,16 @@ struct mqtt_outbox {
 
 void mqtt_outbox_init(struct mqtt_outbox *o, void *mem, size_t cap); /* mem: aligned to 8, outlives o */
 
-/* A packet id that is not in use (MQTT-2.3.1-2), for a SUBSCRIBE: neither 0, nor that of a publish in the
- * outbox, nor given again before 65534 others were. 0: all are in use. */
-uint16_t mqtt_outbox_new_id(struct mqtt_outbox *o);
-
 /* Starts a publish to topic: sets *payload to a writer over the room that is left. The caller writes the
  * payload and then calls mqtt_outbox_commit; until then nothing is queued, and the outbox must not be touched
  * otherwise. Returns false, with *payload full, when not even the topic fits, is empty or over 65535 bytes.
  */
 bool mqtt_outbox_begin(struct mqtt_outbox *o, struct slice topic, struct buf *payload);
 
-/* Queues the publish with an id that is not in use (MQTT-2.3.1-2), behind all others. topic is the one given
- * to mqtt_outbox_begin, whose result need not be checked. Returns false when the payload did not fit
- * (payload->full): nothing is queued. passing: nobody needs it when a newer one is there
- * (a state); see mqtt_outbox_drop_passing. */
+/* Queues the publish with an id that is not in use (MQTT-2.3.1-2), nor given again before 65533 others were,
+ * behind all others. topic is the one given to mqtt_outbox_begin, whose result need not be checked. Returns
+ * false when the payload did not fit (payload->full): nothing is queued. passing: nobody needs it when a
+ * newer one is there (a state); see mqtt_outbox_drop_passing. */
 bool mqtt_outbox_commit(struct mqtt_outbox *o, struct slice topic, struct buf *payload, bool passing);
 
 /* Drops the passing publishes of which nothing was sent in this session: all of them, or all but the newest

@@ -370,8 +370,8 @@ static void accepted(struct bridge *b, bool session_present)
 		mqtt_put_pingreq(&b->control);
 		enter(b, PHASE_STALE, REPLY_MS);
 	} else {
-		b->subscribe_id = mqtt_outbox_new_id(&b->outbox);
-		mqtt_put_subscribe(&b->control, b->subscribe_id, slice_str(b->topic_request), 1);
+		b->subscribed = true;
+		mqtt_put_subscribe(&b->control, slice_str(b->topic_request), 1);
 		enter(b, PHASE_SUBSCRIBE, REPLY_MS);
 	}
 }
@@ -449,9 +449,9 @@ static uint64_t fingerprint(const struct mqtt_packet *k)
 
 /* The place in b->seen of a QoS 1 publish that was taken before in this session (MQTT-4.3.2-2 lets the broker
  * send it again until it has our PUBACK): the same packet id and payload, of fingerprint h. RabbitMQ, against
- * MQTT-4.4.0-1, counts its packet ids from 1 on each connection; there it is the same payload, when its id is
- * such a count. (Where ids are kept, it is one only when nothing that came before has been acknowledged, and
- * that has its own id.) BRIDGE_SEEN: it was not. */
+ * MQTT-4.4.0-1, counts its packet ids from 1 on each connection (see MQTT_SUBSCRIBE_ID, too); there it is the
+ * same payload, when its id is such a count. (Where ids are kept, it is one only when nothing that came
+ * before has been acknowledged, and that has its own id.) BRIDGE_SEEN: it was not. */
 static size_t seen_before(const struct bridge *b, const struct mqtt_packet *k, uint64_t h)
 {
 	size_t at = BRIDGE_SEEN;
@@ -590,7 +590,7 @@ static bool take_packet(struct bridge *b, const struct mqtt_packet *k)
 	case MQTT_CONNACK: take_connack(b, k); return true;
 	case MQTT_PUBLISH: return take_publish(b, k);
 	case MQTT_SUBACK:
-		belongs = b->phase == PHASE_SUBSCRIBE && k->id == b->subscribe_id;
+		belongs = b->phase == PHASE_SUBSCRIBE && k->id == MQTT_SUBSCRIBE_ID;
 		if (belongs)
 			take_suback(b, k);
 		break;

@@ -2,9 +2,14 @@
 `make test` runs, as Erlang is large."""
 
 import pathlib
+import sys
 
 from lab import DEVICE, Lab, Operator, Process, free_port
 from ledger import Ledger
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+from soak_relay import UP, Pair, Relay  # noqa: E402
 
 HOME = "/usr/lib/rabbitmq/lib"
 START_S = 120  # seconds that it may take to start
@@ -43,9 +48,15 @@ def start(lab: Lab, data: pathlib.Path, epmd_port: int, port: int) -> RabbitMq:
     return broker
 
 
+def deafen(pair: Pair) -> None:
+    """What the client sends is lost, and the broker is told nothing, not even that the client has gone."""
+    pair.lost[UP] = True
+
+
 def test_rabbitmq(lab: Lab):
-    """Requests and states; and again, once it was stopped and started anew, with what came meanwhile. What
-    came while there was no iamcat is not executed. It is not killed: then it forgets what was acknowledged,
+    """Requests and states; and again, once a connection was half dead, when it sends what was not acknowledged
+    as soon as the next one takes over; and once it was stopped and started anew, with what came meanwhile.
+    What came while there was no iamcat is not executed. It is not killed: then it forgets what was acknowledged,
     and even that it was sent."""
     data, epmd_port, port = lab.work_dir("rabbitmq"), free_port(), free_port()
     lab.start(Process, "epmd", ["epmd", "-port", str(epmd_port), "-address", "127.0.0.1"], data)
@@ -54,18 +65,25 @@ def test_rabbitmq(lab: Lab):
     operator = Operator(lab.ca.cert, "guest", "guest", kept=True)
     lab.callback(operator.close)
     ledger = Ledger(gateway, operator.connect(port))
-    env = lab.env(broker, gateway, MQTT_USERNAME="guest", MQTT_PASSWORD="guest", STATE_INTERVAL="1")
+    relay = lab.add(Relay("relay", port))
+    env = lab.env(relay, gateway, MQTT_USERNAME="guest", MQTT_PASSWORD="guest", STATE_INTERVAL="1")
     cat = lab.iamcat(env)
     cat.wait_log("in service")
     write = {"function_code": 16, "device_id": DEVICE, "address": 7, "values": 170}
     assert operator.request(write)["response"] == {"address": 7, "success": True, "values": [170]}
     ledger.send(5)
     ledger.settle()
+    relay.strike(deafen)
+    relay.heal()  # for the next connection
+    ledger.send(3)
+    cat.wait_log("did not acknowledge a message.*trying again in", timeout=START_S)
+    cat.wait_log("in service", times=2, timeout=START_S)
+    ledger.settle(timeout=START_S)
     broker.stop(timeout=START_S)
     cat.wait_log(r" warn  broker \S+: .*trying again in")
     ledger.send(3)
     start(lab, data, epmd_port, port)
-    cat.wait_log("in service", times=2, timeout=START_S)
+    cat.wait_log("in service", times=3, timeout=START_S)
     ledger.settle(timeout=START_S)
     operator.states.clear()
     operator.state()

@@ -64,8 +64,10 @@ static struct {
 } session;
 
 int64_t broker_down_until, broker_dropping_until, broker_deaf_until;
-static enum { ONE_BY_ONE, LOWEST, ANEW } ids; /* ANEW: from 1 on each connection, as RabbitMQ does */
-static bool repeats;                          /* sends again without being asked to */
+/* ANEW: from 1 on each connection, as RabbitMQ does; ANEW_AGAIN: then from the id of SUBSCRIBE on, as that
+ * did. */
+static enum { ONE_BY_ONE, LOWEST, ANEW, ANEW_AGAIN } ids;
+static bool repeats; /* sends again without being asked to */
 static uint8_t refused[1 << 16];
 
 void broker_init(void)
@@ -75,8 +77,8 @@ void broker_init(void)
 	memset(refused, 0, sizeof refused);
 	live = NULL;
 	broker_down_until = broker_dropping_until = broker_deaf_until = 0;
-	ids = hashed(0, 21, 3);
-	repeats = ids != ANEW && hashed(0, 22, 3) == 0;
+	ids = hashed(0, 21, 4);
+	repeats = ids < ANEW && hashed(0, 22, 3) == 0;
 }
 
 static bool attached(const struct connection *c)
@@ -160,7 +162,7 @@ static void send_request(struct connection *c, const struct held *h, bool dup)
 
 static bool in_flight(const struct held *h)
 {
-	return ids == ANEW ? h->sent_on == live->number : h->sent_on != 0;
+	return ids >= ANEW ? h->sent_on == live->number : h->sent_on != 0;
 }
 
 static uint16_t new_id(void)
@@ -184,7 +186,7 @@ static void note_redelivery(const struct held *h)
 	count[REDELIVERED]++;
 	for (size_t i = 0; i < ACKED && h->qos == 1; i++) {
 		const struct acked *a = &session.acked[i];
-		bool fits = ids == ANEW || a->id == h->id || h->id <= live->counted + 1;
+		bool fits = ids >= ANEW || a->id == h->id || h->id <= live->counted + 1;
 		if (a->number == 0 || a->proven || !fits ||
 		        request_original(a->number) != request_original(h->number))
 			continue;
@@ -208,7 +210,7 @@ static void pump(void)
 		bool again = h->sent_on != 0;
 		if (again && !h->received)
 			note_redelivery(h);
-		if (!again || ids == ANEW)
+		if (!again || ids >= ANEW)
 			h->id = new_id();
 		h->sent_on = live->number;
 		h->copies = 1;
@@ -235,7 +237,7 @@ static void repeat(void)
 
 void broker_publish(uint32_t number, uint8_t qos)
 {
-	struct held h = {.number = number, .qos = qos == 2 && ids == ANEW ? 1 : qos};
+	struct held h = {.number = number, .qos = qos == 2 && ids >= ANEW ? 1 : qos};
 	bool reachable = live != NULL && attached(live) && session.subscribed;
 	if (qos == 0 && reachable && wire_room(live->wire) > 100000)
 		send_request(live, &h, false);
@@ -517,7 +519,7 @@ static void hello(struct connection *c, const struct up *u)
 		session.number++;
 		memset(session.acked, 0, sizeof session.acked);
 	}
-	if (ids == ANEW)
+	if (ids >= ANEW)
 		session.last_id = 0;
 	c->state = LIVE;
 	c->resumes_at = chance(8) ? w.now + draw(10000) : 0; /* takes its time to find what it kept */
@@ -529,6 +531,8 @@ static void subscribe(struct connection *c, const struct up *u)
 {
 	bool calm = w.now >= w.calm, early = chance(2);
 	session.subscribed = true;
+	if (ids == ANEW_AGAIN && u->id > session.last_id)
+		session.last_id = (uint16_t)(u->id - 1);
 	if (chance(10) && session.n < HELD && w.requests < REQUESTS_MAX) {
 		w.request[w.requests].forbidden = true;
 		session.held[session.n++] = (struct held){.number = w.requests++, .qos = 1, .retain = true};
