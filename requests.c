@@ -393,8 +393,8 @@ static void start_calls(struct bridge *b)
 {
 	struct request *r;
 	struct api *call;
-	while (queue_room(&b->outbox.queue) > BRIDGE_RESERVE_BYTES && (r = next_request(b)) != NULL &&
-	        (call = api_idle(b)) != NULL) {
+	while (!session_needs_call(b) && queue_room(&b->outbox.queue) > BRIDGE_RESERVE_BYTES &&
+	        (r = next_request(b)) != NULL && (call = api_idle(b)) != NULL) {
 		unsigned char mem[512];
 		struct answer a = {.request = payload_of(r), .sentence = BUF(mem)};
 		if (!start(b, r, call, &a) && !settle(b, r, &a))

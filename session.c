@@ -780,6 +780,16 @@ static const char *silence(enum bridge_phase phase)
 
 /* --- a token that follows --- */
 
+static bool token_wanted(const struct bridge *b)
+{
+	return b->identity == NULL && b->token[0] == 0 && !b->config->has_login;
+}
+
+bool session_needs_call(const struct bridge *b)
+{
+	return b->phase == PHASE_SERVE && token_wanted(b) && b->time.now_ms >= b->renew_ms;
+}
+
 /* Fetches the next token while the old one still serves. */
 static void fetch_token(struct bridge *b)
 {
@@ -791,8 +801,7 @@ static void fetch_token(struct bridge *b)
 			log_line(b, log_limited(b, LEVEL_WARN, CAUSE_NEXT_TOKEN),
 			        "gateway API, next token: %s; trying again in 5 s", why);
 	}
-	bool wanted = b->identity == NULL && b->token[0] == 0 && !b->config->has_login;
-	if (wanted && due(b, b->renew_ms) && (b->identity = api_idle(b)) != NULL)
+	if (token_wanted(b) && due(b, b->renew_ms) && (b->identity = api_idle(b)) != NULL)
 		ask_token(b);
 }
 

@@ -11,10 +11,11 @@
  * its first connection ended before a byte of the reply), and neither when it is stale, retained, answered,
  * or said not to have been executed; one answer for each accepted request and none for others; the answers of
  * a device in the order of its requests, and one call to it at a time; at most four connections to the API;
- * the grid of the states, over a renewal of the token, too; the state says that the client is offline when it
- * is, and not because of a renewal; a packet per keep-alive; legal packets only; no refused token twice; a
- * dead or unlawful broker is noticed; no storm of connections; no busy loop; bounded memory; log lines
- * well-formed; and the wall clock changes nothing but dates. test/world/mutations proves each of them. */
+ * the grid of the states, over a renewal of the token, too; tokens renewed in time; the state says that the
+ * client is offline when it is, and not because of a renewal; a packet per keep-alive; legal packets only; no
+ * refused token twice; a dead or unlawful broker is noticed; no storm of connections; no busy loop; bounded
+ * memory; log lines well-formed; and the wall clock changes nothing but dates. test/world/mutations proves
+ * each of them. */
 #include "world/world.h"
 
 #include <setjmp.h>
@@ -291,6 +292,10 @@ static void service_ends(void)
 	note(5, 0);
 	trace("client: service has ended");
 	w.expired = broker_cut_it();
+	int64_t life = (int64_t)w.config.token_lifetime_s * 1000,
+	        since = latest(w.trouble_at, gateway_healthy_since);
+	if (w.expired && life >= 120000 && since < w.now - life / 5)
+		broken("a token was not renewed before it expired");
 	count[DEAD] += wires[LINK_BROKER].dead;
 	if (!w.expired && w.bridge->phase != PHASE_RENEW)
 		return;
