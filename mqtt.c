@@ -402,6 +402,12 @@ void mqtt_outbox_again(struct mqtt_outbox *o, bool session_present)
 	}
 }
 
+uint16_t mqtt_outbox_oldest(const struct mqtt_outbox *o)
+{
+	const struct publish *m = queue_first(&o->queue);
+	return m == NULL ? 0 : m->id;
+}
+
 size_t mqtt_outbox_count(const struct mqtt_outbox *o)
 {
 	size_t n = 0;

@@ -110,6 +110,9 @@ bool mqtt_outbox_ack(struct mqtt_outbox *o, uint16_t id);
  * otherwise. */
 void mqtt_outbox_again(struct mqtt_outbox *o, bool session_present);
 
+/* The packet id of the oldest publish; 0: it is empty. */
+uint16_t mqtt_outbox_oldest(const struct mqtt_outbox *o);
+
 /* How many publishes are in it, and how many of them were sent completely on this connection and wait for
  * PUBACK. */
 size_t mqtt_outbox_count(const struct mqtt_outbox *o);

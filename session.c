@@ -595,11 +595,13 @@ static bool take_packet(struct bridge *b, const struct mqtt_packet *k)
 			take_suback(b, k);
 		break;
 	case MQTT_PUBACK:
+		/* They come in order (MQTT-4.6.0-2): one that is passed over does not come any more. */
+		if (mqtt_outbox_oldest(&b->outbox) == k->id)
+			b->unacknowledged_ms = b->time.now_ms;
 		belongs = mqtt_outbox_ack(&b->outbox, k->id);
 		if (belongs) {
 			requests_acknowledged(b, k->id);
 			forget_seen(b, k->id);
-			b->unacknowledged_ms = b->time.now_ms;
 		}
 		break;
 	case MQTT_PUBREL:
