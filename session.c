@@ -849,6 +849,12 @@ static void step_online(struct bridge *b)
 	struct link *l = broker(b);
 	enum bridge_phase phase = b->phase;
 	bool serving = phase == PHASE_SERVE || phase == PHASE_DRAIN;
+	/* By now the broker has given us up (MQTT-3.1.2-24), and what lies in the socket is as old. */
+	if (serving && b->time.now_ms - b->sent_ms > b->config->keep_alive_s * 1500) {
+		fail(b, END_TIMEOUT, "this program was held up for longer than the keep-alive", 0);
+		b->served_until_ms = b->sent_ms;
+		return;
+	}
 	receive(b);
 	if (b->phase != phase)
 		return;

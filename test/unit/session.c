@@ -133,6 +133,28 @@ static void each_publish_is_waited_for(void **state)
 	assert_int_equal(mqtt_outbox_count(&b.outbox), 1);
 }
 
+/* A program that was stopped (SIGSTOP, a paused container) finds requests in its socket that nobody waits for
+ * any more. They are not read; the broker has given the connection up long ago, and holds them as from a gap.
+ */
+static void was_held_up(void **state)
+{
+	static const char request[] = "\x32\x43\x00\x10p/modbus/request\x00\x09"
+	                              "{\"device_id\":\"D\",\"function_code\":3,\"address\":1}";
+	unsigned char sent[1024];
+	(void)state;
+	config.session_window_s = 60;
+	start(true);
+	answer(b.identity->link, "{\"serialNumber\": \"s1\"}");
+	connect_broker();
+	drain(sent, sizeof sent, SIZE_MAX);
+	now_ms += 3600 * 1000;
+	feed(&b.link[LINK_BROKER], request, sizeof request - 1);
+	assert_int_equal(requests_waiting(&b), 0);
+	assert_int_equal(b.phase, PHASE_PAUSE);
+	assert_true(session_stale(&b));
+	config.session_window_s = 0;
+}
+
 /* In service, with the call that is to bring the next token. */
 static void start_renewal(void)
 {
@@ -140,7 +162,7 @@ static void start_renewal(void)
 	answer(b.identity->link, "{\"serialNumber\": \"s1\"}");
 	answer(b.identity->link, "{\"jwt\": \"a.b.c\"}");
 	connect_broker();
-	now_ms = b.renew_ms;
+	now_ms = b.sent_ms = b.renew_ms;
 	step();
 	assert_true(b.identity != NULL && b.identity->state == API_BUSY);
 }
@@ -378,6 +400,7 @@ int main(void)
 	        cmocka_unit_test(comes_out_of_an_overrun),
 	        cmocka_unit_test(breaks_within_a_publish),
 	        cmocka_unit_test(breaks_with_a_full_outbox),
+	        cmocka_unit_test(was_held_up),
 	        cmocka_unit_test(each_publish_is_waited_for),
 	        cmocka_unit_test(a_failure_is_told_once_a_minute),
 	        cmocka_unit_test(failures_in_turn_are_told_once_a_minute),
