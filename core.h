@@ -71,7 +71,7 @@ void session_step(struct bridge *b);
 void session_stop(struct bridge *b);
 
 /* Is the next token due, while all calls may be busy? Then the first one that ends is not for a request. */
-bool session_needs_call(const struct bridge *b);
+bool session_needs_call(struct bridge *b);
 
 /* requests.c */
 void requests_init(struct bridge *b);

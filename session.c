@@ -425,13 +425,6 @@ static void take_suback(struct bridge *b, const struct mqtt_packet *k)
 	enter(b, PHASE_SERVE, 0);
 }
 
-/* Room for acknowledgements: the rest is kept for PINGREQ, of which at most five wait, and DISCONNECT. */
-static size_t control_room(const struct bridge *b)
-{
-	size_t room = b->control.cap - b->control.n;
-	return room > RESERVED_BYTES ? room - RESERVED_BYTES : 0;
-}
-
 /* Of what is known of a publish's payload: FNV-1a's step over words of eight bytes, whose high bits are
  * folded down, as the product does not carry them there. */
 static uint64_t fingerprint(const struct mqtt_packet *k)
@@ -540,8 +533,7 @@ static bool take_request(struct bridge *b, const struct mqtt_packet *k)
 	}
 	if (fresh == 0) {
 		b->stats.skipped[SKIP_DUPLICATE]++;
-		log_line(b, LEVEL_DEBUG,
-		        "a request came again, as its acknowledgement was lost: not executed again");
+		log_line(b, LEVEL_DEBUG, "a request came again: not executed again");
 	} else if (!requests_take(b, k->payload, k->skip > 0 ? k->skip : k->payload.n)) {
 		mqtt_received_release(&b->received, k->id);
 		return false;
@@ -556,11 +548,9 @@ static bool take_request(struct bridge *b, const struct mqtt_packet *k)
 	return true;
 }
 
-/* A PUBLISH from the broker. false: there is no room for its acknowledgement, try again later. */
-static bool take_publish(struct bridge *b, const struct mqtt_packet *k)
+/* A PUBLISH from the broker. */
+static void take_publish(struct bridge *b, const struct mqtt_packet *k)
 {
-	if (control_room(b) < ACK_BYTES)
-		return false;
 	b->packet_skip = k->skip;
 	if (!slice_is(k->topic, b->topic_request)) {
 		/* it is nothing to us */
@@ -574,21 +564,23 @@ static bool take_publish(struct bridge *b, const struct mqtt_packet *k)
 		        "retain)");
 	} else if (!take_request(b, k)) {
 		pass_over(b);
-		return true;
+		return;
 	}
 	if (k->qos > 0)
 		mqtt_put_ack(&b->control, k->qos == 1 ? MQTT_PUBACK : MQTT_PUBREC, k->id);
 	b->arrived = (uint16_t)(b->arrived + (k->qos == 1));
-	return true;
 }
 
-/* One packet from the broker, in a phase where it may come. false: try again later. */
+/* One packet from the broker, in a phase where it may come. false: there is no room for its acknowledgement,
+ * if it wants one; try again later. Some is kept for PINGREQ, of which at most five wait, and DISCONNECT. */
 static bool take_packet(struct bridge *b, const struct mqtt_packet *k)
 {
+	if (b->control.cap - b->control.n < RESERVED_BYTES + ACK_BYTES)
+		return false;
 	bool belongs = (k->type == MQTT_CONNACK) == (b->phase == PHASE_HELLO);
 	switch (belongs ? k->type : MQTT_DISCONNECT) {
 	case MQTT_CONNACK: take_connack(b, k); return true;
-	case MQTT_PUBLISH: return take_publish(b, k);
+	case MQTT_PUBLISH: take_publish(b, k); return true;
 	case MQTT_SUBACK:
 		belongs = b->phase == PHASE_SUBSCRIBE && k->id == MQTT_SUBSCRIBE_ID;
 		if (belongs)
@@ -605,8 +597,6 @@ static bool take_packet(struct bridge *b, const struct mqtt_packet *k)
 		}
 		break;
 	case MQTT_PUBREL:
-		if (control_room(b) < ACK_BYTES)
-			return false;
 		mqtt_received_release(&b->received, k->id);
 		mqtt_put_ack(&b->control, MQTT_PUBCOMP, k->id);
 		break;
@@ -782,14 +772,10 @@ static const char *silence(enum bridge_phase phase)
 
 /* --- a token that follows --- */
 
-static bool token_wanted(const struct bridge *b)
+bool session_needs_call(struct bridge *b)
 {
-	return b->identity == NULL && b->token[0] == 0 && !b->config->has_login;
-}
-
-bool session_needs_call(const struct bridge *b)
-{
-	return b->phase == PHASE_SERVE && token_wanted(b) && b->time.now_ms >= b->renew_ms;
+	return b->phase == PHASE_SERVE && b->identity == NULL && b->token[0] == 0 && !b->config->has_login &&
+	       due(b, b->renew_ms);
 }
 
 /* Fetches the next token while the old one still serves. */
@@ -803,7 +789,7 @@ static void fetch_token(struct bridge *b)
 			log_line(b, log_limited(b, LEVEL_WARN, CAUSE_NEXT_TOKEN),
 			        "gateway API, next token: %s; trying again in 5 s", why);
 	}
-	if (token_wanted(b) && due(b, b->renew_ms) && (b->identity = api_idle(b)) != NULL)
+	if (session_needs_call(b) && (b->identity = api_idle(b)) != NULL)
 		ask_token(b);
 }
 
