@@ -837,7 +837,7 @@ static void step_online(struct bridge *b)
 	bool serving = phase == PHASE_SERVE || phase == PHASE_DRAIN;
 	/* By now the broker has given us up (MQTT-3.1.2-24), and what lies in the socket is as old. */
 	if (serving && b->time.now_ms - b->sent_ms > b->config->keep_alive_s * 1500) {
-		fail(b, END_TIMEOUT, "this program was held up for longer than the keep-alive", 0);
+		fail(b, END_TIMEOUT, "held up for longer than the keep-alive", 0);
 		b->served_until_ms = b->sent_ms;
 		return;
 	}
