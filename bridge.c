@@ -14,9 +14,9 @@ _Static_assert(
 _Static_assert(BRIDGE_QUEUE_BYTES >= BRIDGE_REQUEST_BYTES + 64, "the largest request waits");
 _Static_assert(BRIDGE_CONTROL_BYTES >= BRIDGE_SECRET_BYTES + 4 * BRIDGE_TEXT_BYTES + 256, "CONNECT");
 _Static_assert(BRIDGE_OUTBOX_BYTES >= HTTP_BODY_BYTES + BRIDGE_TEXT_BYTES + 256, "the largest state");
-_Static_assert(
-        BRIDGE_OUTBOX_BYTES >= BRIDGE_RESERVE_BYTES + BRIDGE_REQUEST_BYTES + BRIDGE_CALL_BODY_BYTES + 512,
-        "the largest answer, and the reserve");
+_Static_assert(BRIDGE_OUTBOX_BYTES >=
+                       BRIDGE_RESERVE_BYTES + BRIDGE_REQUEST_BYTES + BRIDGE_CALL_BODY_BYTES / 4 * 5 + 512,
+        "the largest answer, whose NaN become null, and the reserve");
 
 /* --- log lines: a byte of level, the text, a line end --- */
 

@@ -78,9 +78,10 @@ enum bridge_error {
 	ERROR_TOO_LARGE,
 	ERROR_WRITE_REFUSED,
 	ERROR_BUSY,
-	ERROR_API_UNREACHABLE,   /* the call was not sent: surely not executed */
-	ERROR_API_TIMEOUT,       /* it was sent, or waited for its connection; no whole reply in time */
-	ERROR_API_ERROR,         /* a reply with a status that is not 2xx */
+	ERROR_STALE,           /* it waited while there was no service for longer than MQTT_SESSION_WINDOW */
+	ERROR_API_UNREACHABLE, /* the call was not sent: surely not executed */
+	ERROR_API_TIMEOUT,     /* it was sent, or waited for its connection; no whole reply in time */
+	ERROR_API_ERROR,       /* a reply with a status that is not 2xx */
 	ERROR_API_INVALID_REPLY, /* no HTTP, no JSON, too large, cut short, or no reply at all */
 	ERROR_SHUTTING_DOWN,
 	BRIDGE_ERRORS
@@ -198,8 +199,11 @@ struct bridge {
 	bool stopping;
 	bool passed_over; /* requests were read and not taken: the broker is to send them again */
 	bool discarding;  /* the next connection, or this one, is there to discard a stale session */
+	bool discarded;   /* the one before did */
 	bool said_offline;
 	int64_t phase_deadline_ms;
+	int64_t stop_ms; /* stopping: until then the next connection of this service is waited for; 0: none is
+	                  */
 	struct api *identity; /* the one that gets serial number or token: of call, or state; NULL: none */
 	int64_t ping_ms;      /* when the PINGREQ that waits for its PINGRESP was sent; 0: none waits */
 	int64_t unacknowledged_ms; /* since when the oldest publish has waited for its PUBACK; 0: none does */

@@ -24,6 +24,7 @@ struct request {
 	uint32_t arrived_ms;   /* the time's lower bits */
 	bool valid;            /* it is JSON */
 	bool running;          /* its call is under way */
+	bool stale;            /* it is too late for it */
 	unsigned char bytes[]; /* the payload */
 };
 
@@ -39,8 +40,8 @@ struct answer {
 
 /* The stable words of the interface. */
 const char *const bridge_error_code[BRIDGE_ERRORS] = {"", "invalid_json", "not_an_object", "missing_field",
-        "bad_value", "unsupported_function_code", "too_large", "write_refused", "busy", "api_unreachable",
-        "api_timeout", "api_error", "api_invalid_reply", "shutting_down"};
+        "bad_value", "unsupported_function_code", "too_large", "write_refused", "busy", "stale",
+        "api_unreachable", "api_timeout", "api_error", "api_invalid_reply", "shutting_down"};
 
 static struct slice payload_of(const struct request *r)
 {
@@ -320,7 +321,7 @@ bool requests_take(struct bridge *b, struct slice payload, size_t size)
 	r->number = ++b->last_request;
 	r->size = size > UINT_MAX ? UINT_MAX : (unsigned)size;
 	r->arrived_ms = (uint32_t)b->time.now_ms;
-	r->running = false;
+	r->running = r->stale = false;
 	r->valid = valid;
 	r->device = valid ? device_of(b, device) : 0;
 	if (payload.n > 0)
@@ -358,6 +359,11 @@ static bool start(struct bridge *b, struct request *r, struct api *call, struct 
 		a->error = ERROR_SHUTTING_DOWN;
 		buf_put_str(&a->sentence,
 		        "the gateway's MQTT client is being stopped; the request was not executed");
+	} else if (r->stale) {
+		a->error = ERROR_STALE;
+		buf_put_str(&a->sentence,
+		        "it waited while the broker was away for longer than MQTT_SESSION_WINDOW; it was not "
+		        "executed");
 	} else if (r->size > payload.n) {
 		a->error = ERROR_TOO_LARGE;
 		buf_put_text(&a->sentence, "the request has %u bytes; at most %u are accepted", r->size,
@@ -487,8 +493,18 @@ static void finish_call(struct bridge *b, struct api *call)
 	api_finish(b, call);
 }
 
+/* What waits becomes as stale as what the broker keeps. */
+static void let_lapse(struct bridge *b)
+{
+	uint32_t now = (uint32_t)b->time.now_ms, window_ms = b->config->session_window_s * 1000u;
+	for (struct request *r = queue_first(&b->requests); r != NULL; r = queue_next(&b->requests, r))
+		r->stale = r->stale || now - r->arrived_ms > window_ms;
+}
+
 void requests_step(struct bridge *b)
 {
+	if (session_lapsed(b))
+		let_lapse(b);
 	for (size_t i = 0; i < BRIDGE_CALLS; i++) {
 		struct api *call = &b->call[i];
 		if (call->request == 0)

@@ -85,6 +85,7 @@ static void fail(struct bridge *b, enum bridge_end end, const char *why, int cod
 	if (b->served_since_ms != 0 && b->time.now_ms - b->served_since_ms >= SERVED_MS)
 		b->failures = 0;
 	b->served_since_ms = 0;
+	b->discarded = false;
 	unsigned wait = (unsigned)((uint64_t)bridge_random(b) * back_off_ms(b->failures++) >> 32);
 	b->failure_why = why;
 	struct buf *log =
@@ -349,6 +350,12 @@ static bool session_stale(const struct bridge *b)
 	return b->served_until_ms == 0 || b->time.now_ms - b->served_until_ms > window_ms;
 }
 
+bool session_lapsed(const struct bridge *b)
+{
+	bool offline = b->phase < PHASE_HELLO || b->phase == PHASE_PAUSE;
+	return offline && b->served_since_ms == 0 && session_stale(b);
+}
+
 static void accepted(struct bridge *b, bool session_present)
 {
 	mqtt_outbox_again(&b->outbox, session_present);
@@ -364,8 +371,9 @@ static void accepted(struct bridge *b, bool session_present)
 	b->arrived = 0;
 	if (b->discarding) { /* MQTT-3.1.2-6: the old session is gone */
 		b->discarding = false;
+		b->discarded = true;
 		disconnect(b, PHASE_DISCARD, END_STALE);
-	} else if (session_present && session_stale(b) && !b->config->probe) {
+	} else if (session_present && session_stale(b) && !b->discarded && !b->config->probe) {
 		/* What the broker sends until it has answered the ping was waiting: see take_publish. */
 		mqtt_put_pingreq(&b->control);
 		enter(b, PHASE_STALE, REPLY_MS);
@@ -413,6 +421,7 @@ static void take_suback(struct bridge *b, const struct mqtt_packet *k)
 		        k->code);
 		return;
 	}
+	b->discarded = false;
 	if (b->served_since_ms == 0) /* a connection that took over goes on with the same service */
 		b->served_since_ms = b->time.now_ms;
 	if (b->config->probe)
@@ -423,6 +432,8 @@ static void take_suback(struct bridge *b, const struct mqtt_packet *k)
 	log_line(b, LEVEL_INFO, "in service: connected to %.255s:%u as %.128s", b->config->broker_host,
 	        b->config->broker_port, bridge_client_id(b));
 	enter(b, PHASE_SERVE, 0);
+	if (b->stopping)
+		enter(b, PHASE_DRAIN, b->stop_ms - b->time.now_ms);
 }
 
 /* Of what is known of a publish's payload: FNV-1a's step over words of eight bytes, whose high bits are
@@ -931,6 +942,9 @@ static void step_drain(struct bridge *b)
 void session_stop(struct bridge *b)
 {
 	log_line(b, LEVEL_INFO, "stopping");
+	b->stop_ms = b->time.now_ms + DRAIN_MS;
+	if (b->phase != PHASE_SERVE && b->served_since_ms != 0)
+		return; /* one connection takes over from another: what was accepted is answered over that */
 	drop_token(b);
 	if (b->phase == PHASE_SERVE)
 		enter(b, PHASE_DRAIN, DRAIN_MS);
@@ -953,6 +967,8 @@ void session_step(struct bridge *b)
 	enum bridge_phase before;
 	do { /* a phase that ends hands over to the next one at once */
 		before = b->phase;
+		if (b->stopping && b->phase < PHASE_DRAIN && due(b, b->stop_ms))
+			leave(b);
 		switch (b->phase) {
 		case PHASE_SERIAL:
 		case PHASE_TOKEN: step_identity(b); break;
@@ -965,7 +981,9 @@ void session_step(struct bridge *b)
 		case PHASE_DISCARD:
 		case PHASE_LEAVE: step_disconnect(b); break;
 		case PHASE_PAUSE:
-			if (due(b, b->phase_deadline_ms))
+			if (b->stopping)
+				leave(b);
+			else if (due(b, b->phase_deadline_ms))
 				begin(b);
 			break;
 		case PHASE_DRAIN: step_drain(b); break;

@@ -40,7 +40,7 @@ ACCEPT_MS = 10  # between two connections that the gateway accepts, while it is 
 STRAIN, CALM_S = 5, 62  # after so many failures in a row there is calm, until the back-off begins anew
 QUIET_S = 180  # to settle at the end: a back-off, a window, and a full queue
 OVER = "… over"
-NOT_CALLED = {"busy", "bad_value", "api_unreachable"}
+NOT_CALLED = {"busy", "bad_value", "stale", "api_unreachable"}
 MAY_BE_CALLED = {"", "api_timeout", "api_error", "api_invalid_reply"}
 
 

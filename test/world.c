@@ -45,10 +45,10 @@ enum {
 struct world w;
 uint64_t count[COUNTS];
 static const char *const count_names[COUNTS] = {"requests", "executed", "answers", "answers again", "busy",
-        "held back", "redelivered", "repeated", "twins", "twins mistaken", "stale", "states", "fallbacks",
-        "offline states", "last wills", "faults", "garbage", "spoiled replies", "connections", "dropped",
-        "services", "renewals", "expiries", "dead brokers", "restarts", "steps", "kept connections",
-        "retries"};
+        "held back", "redelivered", "repeated", "twins", "twins mistaken", "stale", "lapsed", "states",
+        "fallbacks", "offline states", "last wills", "faults", "garbage", "spoiled replies", "connections",
+        "dropped", "services", "renewals", "expiries", "dead brokers", "restarts", "steps",
+        "kept connections", "retries"};
 static struct {
 	unsigned char before[CANARY_BYTES];
 	struct bridge bridge;
@@ -311,6 +311,16 @@ static void look_at_broker(void)
 		trouble();
 }
 
+static void look_at_service(void)
+{
+	int64_t gap = online() ? 0 : w.served_until == never ? never : w.now - w.served_until;
+	int64_t window = (int64_t)w.config.session_window_s * 1000;
+	if (gap > window)
+		w.away_at = w.now;
+	if (gap > window + 120 * 1000)
+		w.long_away_at = w.now;
+}
+
 static void after_step(void)
 {
 	bool serving = w.bridge->phase == PHASE_SERVE || w.bridge->phase == PHASE_DRAIN;
@@ -320,6 +330,7 @@ static void after_step(void)
 		service_begins();
 	else if (!serving && w.serving_since != never)
 		service_ends();
+	look_at_service();
 	look_at_broker();
 	look_at_api();
 	read_marks();
@@ -346,6 +357,7 @@ static void start(void)
 	l->out = (struct buf)BUF(memory.out);
 	w.running = true;
 	w.serving_since = w.served_until = w.handover_at = never;
+	w.away_at = w.long_away_at = -1;
 	w.state_at = w.now;
 	w.stale = false;
 	w.stop_at = never;

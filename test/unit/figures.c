@@ -147,6 +147,7 @@ static void test_json(void **s)
 	        "\"messages_waiting\": 0, \"answers_total\": {\"ok\": 20, \"invalid_json\": 0, "
 	        "\"not_an_object\": 0, \"missing_field\": 0, \"bad_value\": 0, "
 	        "\"unsupported_function_code\": 0, \"too_large\": 0, \"write_refused\": 0, \"busy\": 2, "
+	        "\"stale\": 0, "
 	        "\"api_unreachable\": 0, \"api_timeout\": 0, \"api_error\": 0, \"api_invalid_reply\": 0, "
 	        "\"shutting_down\": 0}, \"skipped_total\": {\"stale\": 0, \"duplicate\": 0, "
 	        "\"retained\": 0, \"full\": 0, \"others\": 0}, \"reconnects_total\": {\"api\": 0, "

@@ -38,18 +38,30 @@ static void answer(struct link *l, const char *body)
 	serve(l);
 }
 
-static void connect_broker(void)
+/* Takes CONNECT, and answers with a CONNACK. */
+static void connack(bool session_present)
 {
 	unsigned char sent[512];
 	struct link *l = &b.link[LINK_BROKER];
 	serve(l);
 	assert_true(drain(sent, sizeof sent, SIZE_MAX) > 0);
 	assert_int_equal(sent[0] >> 4, MQTT_CONNECT);
-	feed(l, "\x20\x02\x00\x00", 4);
+	feed(l, session_present ? "\x20\x02\x01\x00" : "\x20\x02\x00\x00", 4);
+}
+
+static void suback(void)
+{
+	unsigned char sent[512];
 	assert_true(drain(sent, sizeof sent, SIZE_MAX) > 0);
 	assert_int_equal(sent[0] >> 4, MQTT_SUBSCRIBE);
-	unsigned char suback[] = {0x90, 3, sent[2], sent[3], 1};
-	feed(l, suback, sizeof suback);
+	unsigned char packet[] = {0x90, 3, sent[2], sent[3], 1};
+	feed(&b.link[LINK_BROKER], packet, sizeof packet);
+}
+
+static void connect_broker(void)
+{
+	connack(false);
+	suback();
 	assert_int_equal(b.phase, PHASE_SERVE);
 }
 
@@ -133,13 +145,14 @@ static void each_publish_is_waited_for(void **state)
 	assert_int_equal(mqtt_outbox_count(&b.outbox), 1);
 }
 
+static const char request[] = "\x32\x43\x00\x10p/modbus/request\x00\x09"
+                              "{\"device_id\":\"D\",\"function_code\":3,\"address\":1}";
+
 /* A program that was stopped (SIGSTOP, a paused container) finds requests in its socket that nobody waits for
  * any more. They are not read; the broker has given the connection up long ago, and holds them as from a gap.
  */
 static void was_held_up(void **state)
 {
-	static const char request[] = "\x32\x43\x00\x10p/modbus/request\x00\x09"
-	                              "{\"device_id\":\"D\",\"function_code\":3,\"address\":1}";
 	unsigned char sent[1024];
 	(void)state;
 	config.session_window_s = 60;
@@ -153,6 +166,67 @@ static void was_held_up(void **state)
 	assert_int_equal(b.phase, PHASE_PAUSE);
 	assert_true(session_stale(&b));
 	config.session_window_s = 0;
+}
+
+static bool contains(const unsigned char *p, size_t n, const char *text)
+{
+	return slice_find((struct slice){p, n}, text) < n;
+}
+
+/* What waits for its device while the broker is away becomes stale: it is answered, and not executed. */
+static void waits_over_a_gap(void **state)
+{
+	unsigned char sent[4096];
+	(void)state;
+	config.session_window_s = 60;
+	start(true);
+	answer(b.identity->link, "{\"serialNumber\": \"s1\"}");
+	connect_broker();
+	answer(b.state.link, "{}");
+	drain(sent, sizeof sent, SIZE_MAX);
+	b.call[0].request = 1000; /* it holds the device */
+	b.call[0].state = b.call[1].state = API_BUSY;
+	b.call[0].deadline_ms = b.call[1].deadline_ms = INT64_MAX;
+	feed(&b.link[LINK_BROKER], request, sizeof request - 1);
+	assert_int_equal(requests_waiting(&b), 1);
+	link_ended(&b.link[LINK_BROKER], LINK_LOST, "test", 0);
+	step();
+	serve(&b.link[LINK_BROKER]);
+	b.link[LINK_BROKER].state = LINK_OPENING; /* no address answers */
+	now_ms += 60 * 1000;
+	step();
+	assert_int_equal(requests_waiting(&b), 1);
+	now_ms += 2;
+	step();
+	b.call[1] = (struct api){.out = b.call[1].out};
+	step();
+	assert_int_equal(requests_waiting(&b), 0);
+	assert_int_equal(b.stats.answers[ERROR_STALE], 1);
+	config.session_window_s = 0;
+}
+
+/* A broker that says "session present" whatever it was told is not connected to over and over. */
+static void keeps_a_session_that_was_discarded(void **state)
+{
+	unsigned char sent[1024];
+	struct link *l = &b.link[LINK_BROKER];
+	(void)state;
+	start(true);
+	answer(b.identity->link, "{\"serialNumber\": \"s1\"}");
+	connack(true);
+	assert_int_equal(b.phase, PHASE_STALE);
+	drain(sent, sizeof sent, SIZE_MAX);
+	feed(l, "\xd0\x00", 2);
+	assert_int_equal(b.phase, PHASE_DISCARD);
+	drain(sent, sizeof sent, SIZE_MAX);
+	serve(l);
+	connack(true);
+	assert_int_equal(b.phase, PHASE_DISCARD);
+	drain(sent, sizeof sent, SIZE_MAX);
+	serve(l);
+	connack(true);
+	suback();
+	assert_int_equal(b.phase, PHASE_SERVE);
 }
 
 /* In service, with the call that is to bring the next token. */
@@ -180,6 +254,44 @@ static void stops_while_a_token_is_fetched(void **state)
 	step();
 	assert_true(wake_ms > now_ms);
 	assert_string_equal(b.token, "");
+}
+
+/* Between two connections of a service, a stop waits for the next one, and takes its leave over that. */
+static void stops_between_two_connections(void **state)
+{
+	unsigned char sent[1024];
+	struct link *l = &b.link[LINK_BROKER];
+	(void)state;
+	config.will = true;
+	for (int refused = 0; refused < 2; refused++) {
+		start_renewal();
+		answer(b.identity->link, "{\"jwt\": \"d.e.f\"}");
+		drain(sent, sizeof sent, SIZE_MAX);
+		now_ms = b.renew_ms;
+		step();
+		assert_int_equal(b.phase, PHASE_RENEW);
+		drain(sent, sizeof sent, SIZE_MAX);
+		serve(l);
+		assert_int_equal(b.phase, PHASE_DIAL);
+		bridge_stop(&b);
+		step();
+		assert_int_equal(b.phase, PHASE_DIAL);
+		if (refused) {
+			now_ms += 5000;
+			step();
+			assert_true(b.phase >= PHASE_LEAVE);
+			continue;
+		}
+		connack(true);
+		suback();
+		assert_int_equal(b.phase, PHASE_DRAIN);
+		drain(sent, sizeof sent, SIZE_MAX);
+		unsigned char ack[] = {0x40, 2, 0, (unsigned char)b.outbox.last_id};
+		feed(l, ack, sizeof ack);
+		size_t n = drain(sent, sizeof sent, SIZE_MAX);
+		assert_true(contains(sent, n, "\"status\": \"offline\""));
+	}
+	config.will = false;
 }
 
 /* A token that can't be one is never taken for the next one. */
@@ -401,6 +513,9 @@ int main(void)
 	        cmocka_unit_test(breaks_within_a_publish),
 	        cmocka_unit_test(breaks_with_a_full_outbox),
 	        cmocka_unit_test(was_held_up),
+	        cmocka_unit_test(waits_over_a_gap),
+	        cmocka_unit_test(keeps_a_session_that_was_discarded),
+	        cmocka_unit_test(stops_between_two_connections),
 	        cmocka_unit_test(each_publish_is_waited_for),
 	        cmocka_unit_test(a_failure_is_told_once_a_minute),
 	        cmocka_unit_test(failures_in_turn_are_told_once_a_minute),

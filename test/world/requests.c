@@ -115,6 +115,7 @@ void request_read(uint32_t number, uint8_t qos)
 		return;
 	}
 	r->order = ++w.order;
+	r->read_at = w.now;
 	if (qos == 0 && w.bridge->passed_over) /* perhaps this one, too, and it does not come again */
 		request_excused(number);
 	else if (qos == 0)
@@ -166,6 +167,8 @@ uint32_t request_reached(uint32_t number)
 		broken("request %u is sent to the API%s%s%s%s", number, r->reached ? " again" : "",
 		        r->answered ? ", but is answered" : "", r->never ? ", but was said not to be" : "",
 		        r->order == 0 || r->forbidden ? ", but is stale, retained, or was never sent" : "");
+	if (w.long_away_at - r->read_at > (w.config.session_window_s + 120) * 1000 && r->reached == 0)
+		broken("request %u is sent to the API, but waited over a long gap", number);
 	count[RETRIES] += r->reached++ > 0;
 	return number;
 }
@@ -205,6 +208,14 @@ static void check_response(uint32_t number, struct slice response, struct slice 
 	enum kind kind = number > 0 ? request_kind(number) : KIND_NO_JSON;
 	if (is_word(code, "shutting_down") || a->busy)
 		return;
+	if (is_word(code, "stale")) {
+		count[LAPSED]++;
+		if (number != 0 && !has_twin(number) &&
+		        (w.request[number].read_at >= w.away_at ||
+		                w.now - w.request[number].read_at <= w.config.session_window_s * 1000))
+			broken("request %u is said to be stale, and there was no gap", number);
+		return;
+	}
 	if (number == 0) {
 		if (!is_word(code, "invalid_json") && !is_word(code, "too_large"))
 			broken("an answer without its request: %.*s", (int)code.n, code.p);
@@ -230,7 +241,8 @@ struct answer answer_read(struct slice payload)
 	struct slice request = json_get(payload, "request"), response = json_get(payload, "response");
 	struct slice code = json_get(response, "code"), inner = request;
 	a.busy = code.p != NULL && is_word(code, "busy");
-	bool unexecuted = a.busy || (code.p != NULL && is_word(code, "api_unreachable"));
+	bool unexecuted =
+	        a.busy || (code.p != NULL && (is_word(code, "api_unreachable") || is_word(code, "stale")));
 	if (json_kind(request) == JSON_ARRAY)
 		inner = (struct slice){request.p + 1, request.n - 2};
 	if (json_kind(request) != JSON_NULL) {

@@ -33,6 +33,7 @@ struct request {
 	uint32_t place;     /* as it takes them; 0: that is not known */
 	uint8_t reached;    /* times, the API: sent there whole */
 	uint8_t executed;   /* times, by the gateway */
+	int64_t read_at;    /* when the client read it first */
 	bool accepted;      /* the client has acknowledged it, or read it with QoS 0: an answer is due */
 	bool answered;      /* the answer reached the broker */
 	bool excused;       /* the answer may be missing: the client was restarted, or see broker.c */
@@ -56,6 +57,8 @@ struct world {
 	bool stale;            /* what the broker held for this connection is */
 	int64_t serving_since; /* never: it does not */
 	int64_t served_until;  /* when the last service of this run of the client ended; never: none yet */
+	int64_t away_at;       /* when there was last no service for longer than the window; -1: not yet */
+	int64_t long_away_at;  /* the same, and for long enough that nothing of before is on its way */
 	int64_t states_since;  /* since then they have come without a gap that a fault excuses */
 	int64_t state_at;      /* when the last one was sent */
 	bool state_offline;    /* what the subscribers of the state know: the last will, or a last state */
@@ -90,6 +93,7 @@ enum count {
 	TWINS,    /* like the one before, to the byte */
 	TWINS_MISTAKEN,
 	STALE,
+	LAPSED,
 	STATES,
 	FALLBACKS,
 	OFFLINES,
