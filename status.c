@@ -280,7 +280,7 @@ int64_t status_step(struct status *s, const struct bridge *b, int64_t now_ms, st
 	int fd = accept_one(s, s->local, &found, now_ms);
 	if (fd >= 0)
 		answer_local(s, b, fd);
-	for (struct status_client *c = s->client; c < s->client + STATUS_CLIENTS; c++) {
+	for (struct status_client *c = s->client; s->web >= 0 && c < s->client + STATUS_CLIENTS; c++) {
 		if (c->fd < 0 && (c->fd = accept_one(s, s->web, &found, now_ms)) >= 0) {
 			c->deadline_ms = now_ms + STATUS_MS;
 			c->n = c->at = 0;
