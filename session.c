@@ -785,6 +785,8 @@ static const char *silence(enum bridge_phase phase)
 
 bool session_needs_call(struct bridge *b)
 {
+	if (b->phase == PHASE_PAUSE) /* see begin */
+		return !(b->serial[0] != 0 && b->config->has_login) && due(b, b->phase_deadline_ms);
 	return b->phase == PHASE_SERVE && b->identity == NULL && b->token[0] == 0 && !b->config->has_login &&
 	       due(b, b->renew_ms);
 }
