@@ -969,7 +969,7 @@ void session_step(struct bridge *b)
 	enum bridge_phase before;
 	do { /* a phase that ends hands over to the next one at once */
 		before = b->phase;
-		if (b->stopping && b->phase < PHASE_DRAIN && due(b, b->stop_ms))
+		if (b->stopping && b->phase < PHASE_DRAIN && (b->phase == PHASE_STALE || due(b, b->stop_ms)))
 			leave(b);
 		switch (b->phase) {
 		case PHASE_SERIAL:

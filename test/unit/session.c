@@ -111,6 +111,9 @@ static void breaks_with_a_full_outbox(void **state)
 	config.has_login = true;
 	assert_int_equal(b.phase, PHASE_TOKEN);
 	assert_ptr_equal(b.identity, &b.state);
+	now_ms = b.tick_ms;
+	step();
+	assert_true(b.state_due); /* as soon as its call is back */
 	answer(b.state.link, "{\"jwt\": \"a.b.c\"}");
 	assert_int_equal(b.phase, PHASE_DIAL);
 	assert_int_equal(mqtt_outbox_count(&b.outbox), 0); /* the token was not taken for a state */
