@@ -65,15 +65,21 @@ static void connect_broker(void)
 	assert_int_equal(b.phase, PHASE_SERVE);
 }
 
+/* In service, with a user name. */
+static void log_in(void)
+{
+	start(true);
+	answer(b.identity->link, "{\"serialNumber\": \"s1\"}");
+	connect_broker();
+}
+
 /* The rest of a publish that the last connection broke off must not keep the next CONNECT back. */
 static void breaks_within_a_publish(void **state)
 {
 	unsigned char sent[512];
 	struct link *l = &b.link[LINK_BROKER];
 	(void)state;
-	start(true);
-	answer(b.identity->link, "{\"serialNumber\": \"s1\"}");
-	connect_broker();
+	log_in();
 	answer(b.state.link, "{\"a\": \"0123456789012345678901234567890123456789012345678901234567890\"}");
 	assert_int_equal(drain(sent, sizeof sent, 10), 10);
 	assert_true(mqtt_outbox_midway(&b.outbox));
@@ -125,9 +131,7 @@ static void each_publish_is_waited_for(void **state)
 {
 	unsigned char sent[1024], ack[] = {0x40, 2, 0, 0};
 	(void)state;
-	start(true);
-	answer(b.identity->link, "{\"serialNumber\": \"s1\"}");
-	connect_broker();
+	log_in();
 	answer(b.state.link, "{}");
 	drain(sent, sizeof sent, SIZE_MAX);
 	int64_t since_ms = now_ms;
@@ -159,9 +163,7 @@ static void was_held_up(void **state)
 	unsigned char sent[1024];
 	(void)state;
 	config.session_window_s = 60;
-	start(true);
-	answer(b.identity->link, "{\"serialNumber\": \"s1\"}");
-	connect_broker();
+	log_in();
 	drain(sent, sizeof sent, SIZE_MAX);
 	now_ms += 3600 * 1000;
 	feed(&b.link[LINK_BROKER], request, sizeof request - 1);
@@ -182,9 +184,7 @@ static void waits_over_a_gap(void **state)
 	unsigned char sent[4096];
 	(void)state;
 	config.session_window_s = 60;
-	start(true);
-	answer(b.identity->link, "{\"serialNumber\": \"s1\"}");
-	connect_broker();
+	log_in();
 	answer(b.state.link, "{}");
 	drain(sent, sizeof sent, SIZE_MAX);
 	b.call[0].request = 1000; /* it holds the device */
