@@ -202,8 +202,7 @@ struct bridge {
 	bool discarded;   /* the one before did */
 	bool said_offline;
 	int64_t phase_deadline_ms;
-	int64_t stop_ms; /* stopping: until then the next connection of this service is waited for; 0: none is
-	                  */
+	int64_t stop_ms;      /* stopping: no connection is waited for after that */
 	struct api *identity; /* the one that gets serial number or token: of call, or state; NULL: none */
 	int64_t ping_ms;      /* when the PINGREQ that waits for its PINGRESP was sent; 0: none waits */
 	int64_t unacknowledged_ms; /* since when the oldest publish has waited for its PUBACK; 0: none does */
