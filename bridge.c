@@ -333,12 +333,14 @@ const char *bridge_client_id(const struct bridge *b)
 	return b->config->client_id[0] != 0 ? b->config->client_id : b->serial;
 }
 
-bool bridge_busy(const struct bridge *b)
+void *bridge_unused(struct bridge *b)
 {
 	size_t held = b->requests.used + b->outbox.queue.used + b->control.n + b->packet_n + b->log.n;
 	for (size_t i = 0; i < BRIDGE_CALLS; i++)
 		held += b->call[i].state != API_IDLE;
-	return held > 0 || b->state.state != API_IDLE;
+	if (held > 0 || b->state.state != API_IDLE)
+		return NULL;
+	return b->token[0] == 0 ? (void *)b->token : b->control_mem;
 }
 
 void bridge_stop(struct bridge *b)

@@ -229,7 +229,6 @@ struct bridge {
 	struct bridge_stats stats;
 
 	/* the session (session.c) */
-	unsigned char packet[BRIDGE_PACKET_BYTES]; /* what has come from the broker and was not taken yet */
 	int64_t phase_since_ms;
 	unsigned failures; /* in a row, for the back-off */
 	int64_t served_since_ms;
@@ -252,7 +251,6 @@ struct bridge {
 	int64_t sent_ms, received_ms; /* the last bytes to (or PINGREQ for) and from the broker */
 	size_t packet_skip;           /* bytes of a too large PUBLISH still to be thrown away */
 	struct mqtt_received received;
-	unsigned char control_mem[BRIDGE_CONTROL_BYTES];
 
 	/* the requests (requests.c) */
 	struct queue requests;
@@ -281,13 +279,16 @@ struct bridge {
 		uint8_t ack;        /* enum seen_ack in session.c: what became of our PUBACK */
 		bool earlier;       /* over an earlier connection, and no copy of it has come over this one */
 	} seen[BRIDGE_SEEN];        /* the QoS 1 requests that were taken last in this session */
-	char token[BRIDGE_SECRET_BYTES]; /* secret; wiped when CONNECT was written; in service: the next one
-	                                  */
+	unsigned char state_out[BRIDGE_STATE_CALL_BYTES];
+	unsigned char packet[BRIDGE_PACKET_BYTES]; /* what has come from the broker and was not taken yet */
+	/* secret; wiped when CONNECT was written; in service: the next one */
+	alignas(BRIDGE_ALIGN) char token[BRIDGE_SECRET_BYTES];
+	unsigned char control_mem[BRIDGE_CONTROL_BYTES];
 	alignas(8) unsigned char requests_mem[BRIDGE_QUEUE_BYTES];
 	alignas(BRIDGE_ALIGN) unsigned char outbox_mem[BRIDGE_OUTBOX_BYTES];
 	unsigned char log_mem[BRIDGE_LOG_BYTES];
 	unsigned char scratch[BRIDGE_REQUEST_BYTES]; /* an unescaped string; holds nothing across calls */
-	alignas(BRIDGE_ALIGN) unsigned char state_out[BRIDGE_STATE_CALL_BYTES], state_in[HTTP_REPLY_BYTES];
+	alignas(BRIDGE_ALIGN) unsigned char state_in[HTTP_REPLY_BYTES];
 	unsigned char call_out[BRIDGE_CALLS][BRIDGE_CALL_BYTES], call_in[BRIDGE_CALLS][BRIDGE_REPLY_BYTES];
 	struct {
 		unsigned number; /* 0: none */
@@ -307,8 +308,9 @@ int64_t bridge_step(struct bridge *b, struct bridge_time time);
 /* The client id that it connects with: the configured one, or the serial number. */
 const char *bridge_client_id(const struct bridge *b);
 
-/* Is anything under way? While not, nothing is in the memory from requests_mem on. */
-bool bridge_busy(const struct bridge *b);
+/* The memory behind it that holds nothing now, to the end of *b, for a driver that can give it back: NULL
+ * while anything is under way. */
+void *bridge_unused(struct bridge *b);
 
 /* Ends the service in an orderly way: keep stepping until bridge_done. */
 void bridge_stop(struct bridge *b);

@@ -261,20 +261,22 @@ static void switch_debug(enum bridge_level usual)
 	log_line(LEVEL_INFO, on ? "SIGUSR1: the debug log is on" : "SIGUSR1: the debug log is off");
 }
 
-/* What requests, replies and states have left in memory is given back when nothing goes on: at once when it
- * is much, or else once a second, since the next ones have to be given it again. */
+/* What requests and their replies have left in memory is given back when nothing goes on, at most once a
+ * second, since the next ones have to be given it again. What a small state leaves is not, since the next one
+ * is sure to come. */
 static void give_back(void)
 {
-	enum { MUCH_BYTES = 4096 };
-	static bool used, much;
+	enum { STATE_BYTES = 4096 };
+	static bool used;
 	static int64_t again_ms;
-	if (bridge_busy(&bridge)) {
-		used = true;
-		much = much || bridge.requests.used > MUCH_BYTES || bridge.outbox.queue.used > MUCH_BYTES;
-	} else if (much || (used && bridge.time.now_ms >= again_ms)) {
-		used = much = false;
+	unsigned char *from = bridge_unused(&bridge);
+	if (from == NULL) {
+		used = used || bridge.requests.used > 0 || bridge.identity != NULL ||
+		       bridge.outbox.queue.used > STATE_BYTES;
+	} else if (used && bridge.time.now_ms >= again_ms) {
+		used = false;
 		again_ms = bridge.time.now_ms + 1000;
-		net_give_back(bridge.requests_mem, sizeof bridge - offsetof(struct bridge, requests_mem));
+		net_give_back(from, (size_t)((unsigned char *)(&bridge + 1) - from));
 	}
 }
 

@@ -123,7 +123,7 @@ class Bench(Parts):
             trips = self.trips(2 if QUICK else 5, 15, f"pad{size}")
             at = {name: median([median(block) for block in blocks]) for name, blocks in trips.items()}
             self.result["sizes_us"][str(size)] = {**at, "floor": at["http"] + at["echo"]}
-        self.result["memory_after_sizes_kb"] = {kind: memory_kb(cat.pid) for kind, cat in self.cats.items()}
+        self.result["memory_after_sizes_kb"] = self.idle_memory()
 
     def burst(self) -> None:
         """200 at once: for one device, whose calls keep their order, and for 200."""
@@ -168,10 +168,14 @@ class Bench(Parts):
         got = turns(1 if QUICK else 3, {kind: lambda kind=kind: run(kind, 200, 1, 500) for kind in KINDS})
         self.result["cpu_single_s"] = {kind: median([cpu for _, cpu in runs]) for kind, runs in got.items()}
 
-    def memory(self) -> None:
-        """After the load so far and the next state; the peak, also as it was seen in between."""
+    def idle_memory(self) -> dict[str, dict[str, int]]:
+        """After the load so far and the next state."""
         time.sleep(STATE_S + 1)
-        self.result["memory_kb"] = {kind: memory_kb(cat.pid) for kind, cat in self.cats.items()}
+        return {kind: memory_kb(cat.pid) for kind, cat in self.cats.items()}
+
+    def memory(self) -> None:
+        """The peak, also as it was seen in between."""
+        self.result["memory_kb"] = self.idle_memory()
         for kind, memory in self.result["memory_kb"].items():
             memory["peak"] = max(memory["peak"], self.peak_kb[kind])
 
