@@ -201,26 +201,29 @@ count: count-deps
 	@CC="$(CC)" test/count/run
 
 # Beside the floor and a plain Python client, in one run, the static binary: make bench, QUICK=1 (a minute), PROFILE=1
-# (what costs the instructions, in ./iamcat with its symbols), IAMCAT=path (another binary). And N iamcats against one broker, which is restarted: make fleet N=1000.
-BENCH_PACKAGES := $(TEST_PACKAGES) valgrind strace gnuplot-nox python3-requests
+# (what costs the instructions, in ./iamcat with its symbols, and which system calls the time), IAMCAT=path (another binary). And N iamcats against one broker, which is restarted: make fleet N=1000.
+BENCH_PACKAGES := $(TEST_PACKAGES) valgrind strace gnuplot-nox python3-requests $(if $(PROFILE),linux-perf)
 BENCHED = $(or $(IAMCAT),$(if $(PROFILE),iamcat,build/static/$(THIS_ARCH)/iamcat))
-BENCH := build/bench/gateway build/bench/load build/bench/publish
+BENCH := build/bench/gateway build/bench/load build/bench/publish build/bench/publish-small
 bench-deps:
 	@$(MAKE) --no-print-directory deps PACKAGES="$(BENCH_PACKAGES)"
-bench: bench-deps
-	@$(MAKE) --no-print-directory -j2 iamcat $(BENCH)
-	@$(MAKE) --no-print-directory static
+bench: bench-deps static-deps
+	@$(MAKE) --no-print-directory -j2 iamcat $(BENCH) $(STATIC)/iamcat
 	@QUICK=$(QUICK) PROFILE=$(PROFILE) IAMCAT=$(BENCHED) $(PYTHON) test/bench/bench.py
 N ?= 1000
-fleet: bench-deps
-	@$(MAKE) --no-print-directory -j2 $(BENCH) static
+fleet: bench-deps static-deps
+	@$(MAKE) --no-print-directory -j2 build/bench/gateway build/bench/load $(STATIC)/iamcat
 	@IAMCAT=$(BENCHED) $(PYTHON) test/bench/fleet.py $(N)
 build/bench/load: LIBS := -lssl -lcrypto
 build/bench/%: test/bench/%.c Makefile | build/bench
 	$(call Q,compile)$(CC) $(BASE) -O2 -g -o $@ $< $(LIBS)
+PUBLISH := link.c mqtt.c queue.c tls.c cert.c dns.c buf.c
 build/bench/publish: test/bench/publish.c test/count/handshake.c $(wildcard *.[ch]) Makefile | build/bench
-	$(call Q,compile)$(CC) $(ALL_CFLAGS) -flto -I. -MF /dev/null -o $@ $< link.c mqtt.c queue.c tls.c cert.c dns.c buf.c \
-		-Wl,-z,now -l:libbearssl.a
+	$(call Q,compile)$(CC) $(ALL_CFLAGS) -flto -I. -MF /dev/null -o $@ $< $(PUBLISH) -Wl,-z,now -l:libbearssl.a
+# As it is in the static binary.
+build/bench/publish-small: build/bench/publish $(STATIC)/libbearssl.a
+	$(call Q,compile)$(MUSL)-gcc $(STATIC_CFLAGS) $(filter-out -s -fcallgraph-info=su,$(STATIC_LDFLAGS)) -I. -MF /dev/null \
+		-o $@ test/bench/publish.c $(PUBLISH) musl.c $(STATIC)/libbearssl.a
 build/bench:
 	@mkdir -p $@
 .PHONY: bench-deps bench fleet

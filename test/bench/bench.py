@@ -6,7 +6,7 @@ echo through the broker with QoS 1 over TLS (load.c does both). Times are taken 
 that take turns, so that what disturbs the machine disturbs all alike; figures are medians, ratios are those
 of one round. What is counted is exact.
 
-Environment: IAMCAT (the binary; ./iamcat), QUICK=1 (a minute), PROFILE=1 (only the profile of a request).
+Environment: IAMCAT (the binary; ./iamcat), QUICK=1 (a minute), PROFILE=1 (only the profiles).
 Writes build/bench/result.json, .txt, .md and .svg.
 """
 
@@ -26,6 +26,7 @@ from typing import Any, Callable
 sys.dont_write_bytecode = True
 
 import callgrind  # noqa: E402
+import perf  # noqa: E402
 import table  # noqa: E402
 from parts import (IAMCAT, KINDS, OUT, ROOT, Lab, LabError, Parts, Watch, broker_bytes, cpu_s,  # noqa: E402
                    memory_kb, say, wakes)
@@ -140,6 +141,10 @@ class Bench(Parts):
         self.ask(load, cat, 200, 200)
         self.result["burst_cpu_us"] = {name: 1e6 * (cpu_s(party.pid) - before[name]) / 200
                                        for name, party in parties.items()}  # of each request, what bounds it
+        before = {name: cpu_s(party.pid) for name, party in parties.items()}
+        self.http(load, 200, 1)
+        self.result["http_cpu_us"] = {name: 1e6 * (cpu_s(parties[name].pid) - before[name]) / 200
+                                      for name in ("operator", "gateway")}
         self.peak_kb = {}
         for kind, cat in self.cats.items():
             with Watch(cat.pid) as watch:
@@ -271,15 +276,15 @@ class Bench(Parts):
         if len(found) != 2:
             raise LabError(f"test/count/run: {done.stdout}{done.stderr}")
         self.result["handshake"] = {case: int(n) for case, n in found}
-        self.result["publish"] = {}
-        for case in ("plain", "tls"):
-            done = subprocess.run(["valgrind", "--tool=callgrind", "--toggle-collect=publish_counted",
-                                   f"--callgrind-out-file={OUT / f'publish.{case}'}", OUT / "publish",
-                                   ROOT / "build/count", case], capture_output=True, text=True)
-            times, total = re.search(r"\d+", done.stdout), re.search(r"Collected : (\d+)", done.stderr)
-            if done.returncode != 0:
-                raise LabError(f"build/bench/publish: {done.stderr}")
-            self.result["publish"][case] = int(total[1]) / int(times[0])
+        for program in ("publish", "publish-small"):
+            for case in ("plain", "tls"):
+                done = subprocess.run(["valgrind", "--tool=callgrind", "--toggle-collect=publish_counted",
+                                       f"--callgrind-out-file={OUT / f'{program}.{case}'}", OUT / program,
+                                       ROOT / "build/count", case], capture_output=True, text=True)
+                times, total = re.search(r"\d+", done.stdout), re.search(r"Collected : (\d+)", done.stderr)
+                if done.returncode != 0:
+                    raise LabError(f"build/bench/{program}: {done.stderr}")
+                self.result.setdefault(program, {})[case] = int(total[1]) / int(times[0])
 
 
 def calls_per_publish(lines: list[str]) -> float:
@@ -331,6 +336,7 @@ def main() -> int:
             bench.begin_instructions(False)
             bench.instructions()
             print(callgrind.report())
+            print(perf.profile(bench))
             return 0
         bench.result["about"] = facts = about()
         for part in (bench.start, bench.set_up, bench.round_trip, bench.burst, bench.sustained, bench.memory,
