@@ -237,16 +237,13 @@ void buf_put_args(struct buf *b, const char *format, va_list args)
 				most = most * 10 + (size_t)(*format - '0');
 		if (*format == 'u') {
 			buf_put_u64(b, va_arg(args, unsigned));
-		} else if (*format == 'z') {
-			buf_put_u64(b, va_arg(args, size_t));
-			format++;
-		} else {
-			const char *s = va_arg(args, const char *);
-			if (most > 0)
-				buf_put_escaped(b, slice_str(s), most);
-			else
-				buf_put_str(b, s);
+			continue;
 		}
+		const char *s = va_arg(args, const char *);
+		if (most > 0)
+			buf_put_escaped(b, slice_str(s), most);
+		else
+			buf_put_str(b, s);
 	}
 }
 

@@ -81,8 +81,8 @@ void buf_put_hex(struct buf *b, unsigned char c, unsigned char a);
 void buf_put_time(struct buf *b, int64_t us);
 
 /* Writes format, in it the arguments: %s a string, %.9s the same as text from outside (see buf_put_escaped; 9
- * or any other number: max), %u an unsigned (or an int that is not negative), %zu a size_t. The compiler
- * checks them, as they mean the same to printf. */
+ * or any other number: max), %u an unsigned (or an int that is not negative). The compiler checks them, as
+ * they mean the same to printf. */
 void buf_put_text(struct buf *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void buf_put_args(struct buf *b, const char *format, va_list args) __attribute__((format(printf, 2, 0)));
 

@@ -90,7 +90,7 @@ static void put_step(struct check *c, enum mark mark)
 	int64_t ms = c->now_ms - c->since_ms;
 	put_mark(c, mark);
 	put_blanks(c, ms < 10 ? 3 : ms < 100 ? 2 : ms < 1000);
-	buf_put_text(&c->out, "%zu ms ", (size_t)ms);
+	buf_put_text(&c->out, "%u ms ", (unsigned)ms);
 	put_text(c, buf_slice(&c->text));
 }
 
@@ -315,7 +315,7 @@ static bool done(struct check *c, struct buf *t, struct bridge_time time)
 		buf_put_escaped(t, slice_str(b->topic_request), sizeof b->topic_request);
 		return b->served_since_ms != 0;
 	case CHECK_STATE:
-		buf_put_text(t, "%zu bytes; it was not published", b->state.reply.body.n);
+		buf_put_text(t, "%u bytes; it was not published", (unsigned)b->state.reply.body.n);
 		return b->state.state == API_IDLE && !b->state_due && !b->state_failing;
 	default: return false;
 	}

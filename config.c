@@ -79,7 +79,7 @@ _Static_assert(sizeof(enum bridge_dates) == sizeof(unsigned) && sizeof(enum brid
  * line was a mistake, which has been reported. */
 struct found {
 	struct slice value;
-	size_t line; /* in the file; 0: the environment, or nowhere */
+	unsigned line; /* in the file; 0: the environment, or nowhere */
 };
 
 struct reader {
@@ -91,7 +91,8 @@ struct reader {
 	bool unread; /* the file was refused: what seems to be missing may be in there */
 	/* the file's text and the place in it */
 	unsigned char *p;
-	size_t n, at, line;
+	size_t n, at;
+	unsigned line;
 	bool pem; /* the rest of a PEM text without quotes, which has been reported, may follow */
 };
 
@@ -162,11 +163,11 @@ static bool is_word(unsigned char c)
 }
 
 /* "MQTT_KEEPALIVE (mqtt.env line 3)" */
-static void put_source(struct buf *b, const struct reader *r, struct slice name, size_t line)
+static void put_source(struct buf *b, const struct reader *r, struct slice name, unsigned line)
 {
 	buf_put_escaped(b, name, 64);
 	if (line > 0)
-		buf_put_text(b, " (%s line %zu)", r->file, line);
+		buf_put_text(b, " (%s line %u)", r->file, line);
 	else
 		buf_put_str(b, " (environment)");
 }
@@ -553,7 +554,7 @@ static size_t distance(struct slice a, const char *b)
 	return row[n];
 }
 
-static void warn_unknown(struct reader *r, struct slice name, size_t nearest, size_t line)
+static void warn_unknown(struct reader *r, struct slice name, size_t nearest, unsigned line)
 {
 	put_source(r->warnings, r, name, line);
 	buf_put_text(r->warnings, " is no variable of iamcat and has no effect; the nearest one is %s\n",
@@ -576,13 +577,13 @@ static void warn_misspelled(struct reader *r, struct slice name)
 	}
 }
 
-static void store(struct reader *r, struct slice name, struct slice value, size_t line)
+static void store(struct reader *r, struct slice name, struct slice value, unsigned line)
 {
 	size_t v = find(name), nearest = 0, least = SIZE_MAX;
 	if (v < VARIABLES) {
 		if (r->found[v].line > 0) {
 			put_source(r->warnings, r, name, r->found[v].line);
-			buf_put_text(r->warnings, " has no effect, it is set again in line %zu\n", line);
+			buf_put_text(r->warnings, " has no effect, it is set again in line %u\n", line);
 		}
 		r->found[v] = (struct found){value, line};
 		return;
@@ -650,7 +651,7 @@ static struct slice take_name(struct slice *s)
  * messages show nothing of it but the name of a known variable. */
 static void read_line(struct reader *r)
 {
-	size_t line = r->line++;
+	unsigned line = r->line++;
 	struct slice rest = {r->p + r->at, r->n - r->at}, whole = slice_cut(&rest, '\n'), value;
 	r->at = r->n - rest.n;
 	whole = slice_trim(whole);

@@ -372,7 +372,7 @@ static void put_duration(struct buf *b, int64_t ms)
 	while (ms < unit[i].ms)
 		i++;
 	for (size_t end = i + 2; i < end && i < 4; i++) {
-		buf_put_text(b, "%zu %s%s", (size_t)(ms / unit[i].ms), unit[i].name,
+		buf_put_text(b, "%u %s%s", (unsigned)(ms / unit[i].ms), unit[i].name,
 		        i + 1 < end && i < 3 ? " " : "");
 		ms %= unit[i].ms;
 	}
@@ -394,7 +394,7 @@ static void put_value(struct buf *b, enum kind kind, struct slice value)
 {
 	bool number = json_kind(value) == JSON_NUMBER;
 	if (number && kind == BYTES) {
-		buf_put_text(b, "%zu KiB", (size_t)(slice_u64(value, INT64_C(1) << 50) / 1024));
+		buf_put_text(b, "%u KiB", (unsigned)(slice_u64(value, INT64_C(1) << 50) / 1024));
 	} else if (number && (kind == SECONDS || kind == TIMES)) {
 		put_duration(b, read_ms(value));
 	} else if (json_kind(value) == JSON_NULL || slice_is(value, "\"\"")) {

@@ -22,7 +22,7 @@ void http_put_request(struct buf *b, const char *host, uint16_t port, struct sli
 	 */
 	buf_put_str(b, "\r\nUser-Agent: iamcat/" IAMCAT_VERSION "\r\nAccept: application/json\r\n");
 	if (body.p != NULL)
-		buf_put_text(b, "Content-Type: application/json\r\nContent-Length: %zu\r\n", body.n);
+		buf_put_text(b, "Content-Type: application/json\r\nContent-Length: %u\r\n", (unsigned)body.n);
 	buf_put_str(b, "\r\n");
 	buf_put_slice(b, body);
 }

@@ -102,7 +102,7 @@ static void put_line(struct buf *line, enum bridge_level level, struct slice tex
 
 static void log_text(enum bridge_level level, struct slice text)
 {
-	static size_t lost;
+	static unsigned lost;
 	unsigned char mem[PIPE_BUF], lost_mem[64]; /* a pipe that is ready takes so much */
 	struct buf line = BUF(mem), more = BUF(lost_mem);
 	if (command == CHECK) {
@@ -116,7 +116,7 @@ static void log_text(enum bridge_level level, struct slice text)
 		return;
 	}
 	if (lost > 0) {
-		buf_put_text(&more, "nobody read the log; lines lost: %zu", lost);
+		buf_put_text(&more, "nobody read the log; lines lost: %u", lost);
 		put_line(&line, LEVEL_WARN, buf_slice(&more));
 		lost = 0;
 	}

@@ -252,7 +252,7 @@ static bool write_allowed(struct reading *r)
 		if (register_allowed(c, i))
 			continue;
 		refuse(r, ERROR_WRITE_REFUSED, ADDRESS, "reaches a register that may not be written: ");
-		buf_put_text(&r->answer->sentence, "%zu (MODBUS_WRITE_ALLOW of this gateway)", i);
+		buf_put_text(&r->answer->sentence, "%u (MODBUS_WRITE_ALLOW of this gateway)", (unsigned)i);
 		return false;
 	}
 	return true;
@@ -326,7 +326,7 @@ bool requests_take(struct bridge *b, struct slice payload, size_t size)
 	r->device = valid ? device_of(b, device) : 0;
 	if (payload.n > 0)
 		memcpy(r->bytes, payload.p, payload.n);
-	log_line(b, LEVEL_DEBUG, "request %u: arrived, bytes: %zu", r->number, size);
+	log_line(b, LEVEL_DEBUG, "request %u: arrived, bytes: %u", r->number, (unsigned)size);
 	return true;
 }
 
@@ -371,7 +371,7 @@ static bool start(struct bridge *b, struct request *r, struct api *call, struct 
 	} else if (!r->valid) {
 		a->error = ERROR_INVALID_JSON;
 		why = json_check(payload, NULL, &at);
-		buf_put_text(&a->sentence, "the request is not JSON: %s, at byte %zu", why, at);
+		buf_put_text(&a->sentence, "the request is not JSON: %s, at byte %u", why, (unsigned)at);
 	} else if (json_kind(payload) != JSON_OBJECT) {
 		a->error = ERROR_NOT_AN_OBJECT;
 		buf_put_str(&a->sentence, "the request must be a JSON object");
@@ -464,8 +464,8 @@ static bool take_reply(struct bridge *b, const struct api *call, struct answer *
 		a->error = ERROR_API_INVALID_REPLY;
 		a->status = call->reply.status;
 		buf_put_text(&a->sentence,
-		        "the gateway's API answered with something that is not JSON: %s, at byte %zu", why,
-		        at);
+		        "the gateway's API answered with something that is not JSON: %s, at byte %u", why,
+		        (unsigned)at);
 	}
 	a->response = call->reply.body;
 	return true;

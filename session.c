@@ -895,10 +895,10 @@ static void step_dial(struct bridge *b)
 
 static void leave(struct bridge *b)
 {
-	size_t lost = mqtt_outbox_count(&b->outbox);
+	unsigned lost = (unsigned)mqtt_outbox_count(&b->outbox);
 	if (lost > 0)
 		log_line(b, LEVEL_WARN,
-		        "stopping although the broker has not acknowledged everything; messages left: %zu",
+		        "stopping although the broker has not acknowledged everything; messages left: %u",
 		        lost);
 	/* Without DISCONNECT the broker publishes the last will: for us who could not. */
 	bool said = b->said_offline || b->config->will == SWITCH_OFF;

@@ -231,8 +231,8 @@ static void answer_web(struct status *s, const struct bridge *b, struct status_c
 	}
 	buf_put_text(&reply,
 	        "HTTP/1.1 %s\r\nContent-Type: text/plain; %scharset=utf-8\r\nConnection: close\r\n"
-	        "Content-Length: %zu\r\n\r\n",
-	        status, type, body.n);
+	        "Content-Length: %u\r\n\r\n",
+	        status, type, (unsigned)body.n);
 	buf_put_slice(&reply, buf_slice(&body));
 	c->answered = true;
 	c->n = reply.n;

@@ -170,10 +170,8 @@ static void texts(void **state)
 	unsigned char mem[128];
 	struct buf b = BUF(mem);
 	(void)state;
-	buf_put_text(&b, "%s:%u: %.10s, %.3s, %zu%s|", "a\n", 4294967295u, "\"x\x80", "abcdef", SIZE_MAX, "");
-	char expected[128];
-	snprintf(expected, sizeof expected, "a\n:4294967295: \\x22x\\x80, abc..., %zu|", SIZE_MAX);
-	assert_slice(buf_slice(&b), expected);
+	buf_put_text(&b, "%s:%u: %.10s, %.3s%s|", "a\n", 4294967295u, "\"x\x80", "abcdef", "");
+	assert_slice(buf_slice(&b), "a\n:4294967295: \\x22x\\x80, abc...|");
 	b.cap = b.n + 1;
 	buf_put_text(&b, "%u%u", 1, 22);
 	assert_true(b.full && b.n == b.cap);
