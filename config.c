@@ -84,7 +84,7 @@ struct found {
 
 struct reader {
 	struct config *c;
-	const char *file; /* its name for messages */
+	const char *file; /* its name */
 	struct buf *errors, *warnings;
 	struct buf why; /* of the mistake that is being found */
 	struct found found[VARIABLES];
@@ -167,7 +167,7 @@ static void put_source(struct buf *b, const struct reader *r, struct slice name,
 {
 	buf_put_escaped(b, name, 64);
 	if (line > 0)
-		buf_put_text(b, " (%s line %u)", r->file, line);
+		buf_put_text(b, " (%.256s line %u)", r->file, line);
 	else
 		buf_put_str(b, " (environment)");
 }
@@ -719,26 +719,30 @@ static void read_environment(struct reader *r, char *const *envp)
 bool config_read(struct config *c, struct tls_anchors *a, const char *file, char *const *envp,
         struct buf *errors, struct buf *warnings)
 {
-	unsigned char memory[4 * CONFIG_PATH_BYTES + 8], reason[4 * CONFIG_PATH_BYTES + 256];
-	struct buf shown = BUF(memory);
-	struct reader r = {.c = c, .errors = errors, .warnings = warnings, .why = BUF(reason), .p = text};
+	unsigned char reason[4 * CONFIG_PATH_BYTES + 256];
+	struct reader r = {.c = c,
+	        .file = file != NULL ? file : "mqtt.env",
+	        .errors = errors,
+	        .warnings = warnings,
+	        .why = BUF(reason),
+	        .p = text};
 	struct slice s;
 	tls_wipe_used(c, sizeof *c);
-	buf_put_escaped(&shown, slice_str(file ? file : "mqtt.env"), CONFIG_PATH_BYTES);
-	r.file = buf_cstr(&shown);
-	int error = read_file(file ? file : "mqtt.env", 0, &s, &r.why);
+	int error = read_file(r.file, 0, &s, &r.why);
 	bool ok = error == 0 && (!memchr(s.p, 0, s.n) || refuse(&r.why, "has a NUL byte"));
 	r.n = ok ? s.n : 0;
 	r.unread = !ok && (file || error != ENOENT);
 	if (r.unread) {
-		buf_put_text(errors, "%s %s; expected NAME=value lines in UTF-8\n", r.file, buf_cstr(&r.why));
+		buf_put_text(
+		        errors, "%.256s %s; expected NAME=value lines in UTF-8\n", r.file, buf_cstr(&r.why));
 	}
 	r.why.n = 0;
 	read_lines(&r);
 	read_environment(&r, envp);
 	if (!given(&r, BROKER_HOST) && !r.unread) {
 		buf_put_text(errors,
-		        "MQTT_BROKER_HOST is not set in the environment or %s%s: expected the broker's name "
+		        "MQTT_BROKER_HOST is not set in the environment or %.256s%s: expected the broker's "
+		        "name "
 		        "or IP address\n",
 		        r.file, error == ENOENT ? " (not found)" : "");
 	}
