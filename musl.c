@@ -1,7 +1,13 @@
 /* For the static build alone: Debian's libbearssl.a was compiled for glibc with bounds checks
- * (-D_FORTIFY_SOURCE), and musl has none of the functions that they call. */
+ * (-D_FORTIFY_SOURCE), and musl has none of the functions that they call. And what is shorter here than in
+ * musl, which has to serve every program: those with threads, on kernels of long ago, in files of any size.
+ */
+#include <fcntl.h>
+#include <signal.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -31,8 +37,97 @@ void *__memset_chk(void *to, int c, size_t n, size_t room)
 	return memset(to, c, n);
 }
 
-/* musl's own keeps a way for kernels before 2.6.27, 150 bytes. */
+void *memchr(const void *p, int c, size_t n)
+{
+	const unsigned char *at = p;
+	while (n > 0 && *at != (unsigned char)c) {
+		at++;
+		n--;
+	}
+	return n > 0 ? (void *)at : NULL;
+}
+
+__attribute__((optimize("no-tree-loop-distribute-patterns"))) /* it is no call of itself */
+size_t
+strlen(const char *s)
+{
+	size_t n = 0;
+	while (s[n] != 0)
+		n++;
+	return n;
+}
+
+int memcmp(const void *a, const void *b, size_t n)
+{
+	const unsigned char *x = a, *y = b;
+	while (n > 0 && *x == *y) {
+		x++;
+		y++;
+		n--;
+	}
+	return n > 0 ? *x - *y : 0;
+}
+
+int strcmp(const char *a, const char *b)
+{
+	while (*a != 0 && *a == *b) {
+		a++;
+		b++;
+	}
+	return (unsigned char)*a - (unsigned char)*b;
+}
+
 int socket(int family, int type, int protocol)
 {
 	return (int)syscall(SYS_socket, family, type, protocol);
+}
+
+/* For what is there already: nothing is created. */
+int openat(int folder, const char *path, int flags, ...)
+{
+	return (int)syscall(SYS_openat, folder, path, flags | O_LARGEFILE);
+}
+
+ssize_t readlink(const char *restrict path, char *restrict to, size_t n)
+{
+	return syscall(SYS_readlinkat, AT_FDCWD, path, to, n);
+}
+
+int isatty(int fd)
+{
+	struct winsize size;
+	return syscall(SYS_ioctl, fd, TIOCGWINSZ, &size) == 0;
+}
+
+/* For memory that is no file's. */
+#ifdef SYS_mmap2
+enum { MMAP = SYS_mmap2 };
+#else
+enum { MMAP = SYS_mmap };
+#endif
+void *mmap(void *at, size_t n, int access, int flags, int fd, off_t from)
+{
+	(void)from;
+	return (void *)syscall(MMAP, at, n, access, flags, fd, 0);
+}
+
+int sigprocmask(int how, const sigset_t *restrict set, sigset_t *restrict old)
+{
+	return (int)syscall(SYS_rt_sigprocmask, how, set, old, _NSIG / 8);
+}
+
+/* What was set before is not told. */
+void __restore_rt(void);
+int sigaction(int number, const struct sigaction *restrict new, struct sigaction *restrict old)
+{
+	enum { WITH_RESTORER = 0x04000000 };
+	struct {
+		void (*handler)(int);
+		unsigned long flags;
+		void (*restorer)(void);
+		unsigned char mask[_NSIG / 8];
+	} action = {new->sa_handler, (unsigned long)new->sa_flags | WITH_RESTORER | SA_SIGINFO, __restore_rt,
+	        {0}};
+	(void)old;
+	return (int)syscall(SYS_rt_sigaction, number, &action, NULL, sizeof action.mask);
 }
