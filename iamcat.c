@@ -21,7 +21,7 @@
 #include "status.h"
 #include "tls.h"
 
-enum { EXIT_OK = 0, EXIT_UNHEALTHY = 1, EXIT_CONFIG = 2, TEXT_BYTES = 8192 };
+enum { EXIT_OK = 0, EXIT_UNHEALTHY = 1, EXIT_CONFIG = 2 };
 enum command { RUN, CHECK, STATUS, HEALTH, COMMANDS };
 
 static struct config config;
@@ -34,7 +34,7 @@ static struct check check;
 static struct watch watch;
 static enum command command;
 static unsigned char said_mem[512];
-static struct buf said = {said_mem, sizeof said_mem, 0, false}; /* see log_said */
+static struct buf said = {said_mem, sizeof said_mem, 0, false}; /* see log_lines */
 static volatile sig_atomic_t stop_signal, debug_signal;
 
 extern char **environ;
@@ -44,14 +44,13 @@ static struct bridge_time now(void)
 	return (struct bridge_time){net_now_ms(), net_wall_us()};
 }
 
-static void write_all(int fd, struct slice s)
+static void write_all(int fd, const struct buf *b)
 {
-	while (s.n > 0) {
-		ssize_t n = write(fd, s.p, s.n);
+	for (size_t at = 0; at < b->n;) {
+		ssize_t n = write(fd, b->p + at, b->n - at);
 		if (n < 0 && errno != EINTR)
 			return; /* there is nobody left to tell */
-		size_t done = n > 0 ? (size_t)n : 0;
-		s = (struct slice){s.p + done, s.n - done};
+		at += n > 0 ? (size_t)n : 0;
 	}
 }
 
@@ -103,7 +102,7 @@ static void put_line(struct buf *line, enum bridge_level level, struct slice tex
 static void log_text(enum bridge_level level, struct slice text)
 {
 	static unsigned lost;
-	unsigned char mem[PIPE_BUF], lost_mem[64]; /* a pipe that is ready takes so much */
+	static unsigned char mem[PIPE_BUF], lost_mem[64]; /* a pipe that is ready takes so much */
 	struct buf line = BUF(mem), more = BUF(lost_mem);
 	if (command == CHECK) {
 		check_log(&check, level, text);
@@ -121,7 +120,7 @@ static void log_text(enum bridge_level level, struct slice text)
 		lost = 0;
 	}
 	put_line(&line, level, text);
-	write_all(STDERR_FILENO, buf_slice(&line));
+	write_all(STDERR_FILENO, &line);
 }
 
 static void log_line(enum bridge_level level, const char *text)
@@ -129,18 +128,13 @@ static void log_line(enum bridge_level level, const char *text)
 	log_text(level, slice_str(text));
 }
 
-/* Each line of text as a log line. */
-static void log_lines(enum bridge_level level, struct slice text)
+/* Takes each line of a text as a log line. */
+static void log_lines(enum bridge_level level, struct buf *b)
 {
-	while (text.n > 0)
+	for (struct slice text = buf_slice(b); text.n > 0;)
 		log_text(level, slice_cut(&text, '\n'));
-}
-
-/* What was put into said as a log line. */
-static void log_said(enum bridge_level level)
-{
-	log_text(level, buf_slice(&said));
-	said = BUF(said_mem);
+	b->n = 0;
+	b->full = false;
 }
 
 static void write_bridge_log(void)
@@ -160,7 +154,7 @@ static bool wants_colour(void)
 
 static void write_check(void)
 {
-	write_all(STDOUT_FILENO, buf_slice(&check.out));
+	write_all(STDOUT_FILENO, &check.out);
 	check.out.n = 0;
 }
 
@@ -209,15 +203,14 @@ static void renew_anchors(void)
 		return;
 	buf_put_str(&said, "MQTT_ROOT_CA_FILE: ");
 	bool changed, good = config_read_anchors(&config, fresh, &changed, &said);
-	if (good && changed) {
+	if (changed) {
 		broker->anchors = fresh;
 		tls_forget(&tls);
-		log_text(LEVEL_INFO,
-		        slice_str("MQTT_ROOT_CA_FILE has changed: its certificates are trusted from now on"));
-	} else if (!good && !failing) {
-		buf_put_str(&said, "; the certificates that were read before stay trusted");
-		log_said(LEVEL_WARN);
 	}
+	buf_put_str(&said, changed ? "it has changed, and its certificates are trusted from now on"
+	                           : "; the certificates that were read before stay trusted");
+	if (changed || (!good && !failing))
+		log_lines(good ? LEVEL_INFO : LEVEL_WARN, &said);
 	said = BUF(said_mem);
 	failing = !good;
 }
@@ -229,7 +222,7 @@ static void enter_sandbox(void)
 	if (config.sandbox == SWITCH_OFF)
 		buf_put_str(
 		        &said, "SANDBOX=off: whoever takes this program over can do whatever its user can");
-	log_said(good ? LEVEL_INFO : LEVEL_WARN);
+	log_lines(good ? LEVEL_INFO : LEVEL_WARN, &said);
 }
 
 static void tell_refused(void)
@@ -240,7 +233,7 @@ static void tell_refused(void)
 		        "sandbox: a system call was refused, which this program does not make; its number: "
 		        "%u",
 		        (unsigned)call);
-		log_said(LEVEL_ERROR);
+		log_lines(LEVEL_ERROR, &said);
 	}
 }
 
@@ -284,8 +277,7 @@ static void give_back(void)
 static void wait_for_news(int64_t wake_ms)
 {
 	int64_t status_ms = status_step(&status, &bridge, net_now_ms(), &watch);
-	log_lines(LEVEL_WARN, buf_slice(&status.said));
-	status.said.n = 0;
+	log_lines(LEVEL_WARN, &status.said);
 	net_wait(&net, status_ms < wake_ms ? status_ms : wake_ms, &watch);
 }
 
@@ -348,8 +340,7 @@ static int run_status(bool as_json, bool again)
 		            figures_put_text(&text, buf_slice(&json), colour);
 		if (!good)
 			buf_put_byte(&text, '\n');
-		write_all(good || again ? STDOUT_FILENO : STDERR_FILENO,
-		        buf_slice(good && as_json ? &json : &text));
+		write_all(good || again ? STDOUT_FILENO : STDERR_FILENO, good && as_json ? &json : &text);
 		if (!again)
 			return good ? EXIT_OK : EXIT_UNHEALTHY;
 	}
@@ -360,7 +351,7 @@ static int run_health(void)
 	struct buf json = BUF(status.reply), why = BUF(status.client_mem[0]), line = json;
 	bool good = status_ask(&config, &json, &why) && figures_healthy(&why, buf_slice(&json));
 	buf_put_text(&line, "%s: %s\n", good ? "healthy" : "unhealthy", buf_cstr(&why));
-	write_all(STDOUT_FILENO, buf_slice(&line));
+	write_all(STDOUT_FILENO, &line);
 	return good ? EXIT_OK : EXIT_UNHEALTHY;
 }
 
@@ -383,7 +374,7 @@ static int print_help(void)
 	                "environment wins):\n"
 	                "\n");
 	config_describe(&b);
-	write_all(STDOUT_FILENO, buf_slice(&b));
+	write_all(STDOUT_FILENO, &b);
 	return EXIT_OK;
 }
 
@@ -392,7 +383,7 @@ static int print_version(void)
 	struct buf b = BUF(status.reply);
 	buf_put_str(&b, "iamcat " IAMCAT_VERSION "\nembedded root certificates:\n");
 	tls_anchors_describe(&b);
-	write_all(STDOUT_FILENO, buf_slice(&b));
+	write_all(STDOUT_FILENO, &b);
 	return EXIT_OK;
 }
 
@@ -403,7 +394,7 @@ static int usage_error(const char *what, const char *argument)
 	        "iamcat: %s%.200s\nusage: iamcat [-c FILE] [check | status [--json] [--watch] | health]\n"
 	        "       iamcat --help | --version\n",
 	        what, argument);
-	write_all(STDERR_FILENO, buf_slice(&b));
+	write_all(STDERR_FILENO, &b);
 	return EXIT_CONFIG;
 }
 
@@ -412,23 +403,23 @@ static int usage_error(const char *what, const char *argument)
 /* Reads the configuration; says what is wrong with it: in the log, or plainly to who only asks. */
 static bool configure(const char *file)
 {
-	static _Alignas(BRIDGE_ALIGN) unsigned char error_mem[TEXT_BYTES], warning_mem[TEXT_BYTES];
-	struct buf errors = BUF(error_mem), warnings = BUF(warning_mem);
+	struct buf errors = BUF(status.reply),
+	           warnings = BUF(status.client_mem[0]); /* asked for only later */
 	bool asks = command >= STATUS;
 	bool good = config_read(&config, asks ? NULL : &anchors[0], file, environ, &errors, &warnings);
 	if (asks) {
 		if (!good)
 			buf_put_str(&errors, "The iamcat to ask is found by its configuration: give the same "
 			                     "with -c FILE.\n");
-		write_all(STDERR_FILENO, buf_slice(&errors));
+		write_all(STDERR_FILENO, &errors);
 		return good;
 	}
 	if (config.log_format == CONFIG_AUTO && is_journal())
 		config.log_format = CONFIG_JOURNAL;
 	if (!good)
 		config.log_level = LEVEL_INFO;
-	log_lines(LEVEL_WARN, buf_slice(&warnings));
-	log_lines(LEVEL_ERROR, buf_slice(&errors));
+	log_lines(LEVEL_WARN, &warnings);
+	log_lines(LEVEL_ERROR, &errors);
 	if (!good && command == RUN)
 		log_line(LEVEL_ERROR, "nothing was started; iamcat --help lists what can be set");
 	return good;

@@ -125,7 +125,7 @@ int sigaction(int number, const struct sigaction *restrict new, struct sigaction
 		void (*handler)(int);
 		unsigned long flags;
 		void (*restorer)(void);
-		unsigned char mask[_NSIG / 8];
+		unsigned mask[_NSIG / 32];
 	} action = {new->sa_handler, (unsigned long)new->sa_flags | WITH_RESTORER | SA_SIGINFO, __restore_rt,
 	        {0}};
 	(void)old;

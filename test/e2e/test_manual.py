@@ -17,7 +17,7 @@ TEXT = r'"(?:[^"\\\n]|\\.)*"'
 NO_FAILURE = {
     "embedded root certificates", "usage: iamcat [-c FILE] [check | status [--json] [--watch] | health] iamcat --help | --version",
     "A variable whose value is empty counts as not set.",
-    "MQTT_ROOT_CA_FILE has changed: its certificates are trusted from now on", "this machine's clock has been set",
+    "it has changed, and its certificates are trusted from now on", "this machine's clock has been set",
     "requests on", "in service: connected to", "connecting anew, for requests that had no room",
     "the token is about to expire: connecting anew with the next one",
     "trying again in", "the broker ended", "bytes; at most", "at byte", "checked for", "issued by",  # parts

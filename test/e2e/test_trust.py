@@ -866,7 +866,7 @@ def test_session_opens_no_door_to_others(lab: Lab, gateway: Gateway):
 
 # ---------------------------------------------------------------------------------------------------- anchors
 
-CHANGED = "MQTT_ROOT_CA_FILE has changed"
+CHANGED = "MQTT_ROOT_CA_FILE: it has changed"
 STAYS = "; the certificates that were read before stay trusted"
 
 
