@@ -41,17 +41,14 @@ static struct slice cut_word(struct slice *line)
 
 static bool read_ip4(struct slice t, uint8_t *ip)
 {
-	size_t at = 0;
-	for (size_t i = 0; i < 4; i++, at++) {
-		size_t from = at;
-		while (at < t.n && t.p[at] != '.')
-			at++;
-		int64_t v = slice_u64((struct slice){t.p + from, at - from}, 255);
-		if (v < 0 || (t.p[from] == '0' && at - from > 1) || (i < 3 && at == t.n))
+	for (size_t i = 0; i < 4; i++) {
+		struct slice part = slice_cut(&t, '.');
+		int64_t v = slice_u64(part, 255);
+		if (v < 0 || (part.p[0] == '0' && part.n > 1) || (t.p == NULL) != (i == 3))
 			return false;
 		ip[i] = (uint8_t)v;
 	}
-	return at == t.n + 1;
+	return true;
 }
 
 static bool read_ip6(struct slice t, uint8_t *ip)
@@ -103,28 +100,20 @@ static bool read_ip6(struct slice t, uint8_t *ip)
 bool dns_read_address(struct slice text, struct dns_address *a)
 {
 	memset(a, 0, sizeof *a);
-	if (text.n == 0)
-		return false;
-	if (memchr(text.p, ':', text.n) == NULL) {
-		a->size = read_ip4(text, a->ip) ? 4 : 0;
-		return a->size > 0;
+	if (read_ip4(text, a->ip)) {
+		a->size = 4;
+		return true;
 	}
-	if (text.p[0] == '[') {
-		if (text.p[text.n - 1] != ']')
-			return false;
-		text.p++;
-		text.n -= 2;
-	}
-	const unsigned char *zone = memchr(text.p, '%', text.n);
-	if (zone != NULL) {
-		size_t n = (size_t)(zone - text.p);
-		int64_t scope = slice_u64((struct slice){zone + 1, text.n - n - 1}, UINT32_MAX);
+	if (text.n > 1 && text.p[0] == '[' && text.p[text.n - 1] == ']')
+		text = (struct slice){text.p + 1, text.n - 2};
+	struct slice ip = slice_cut(&text, '%');
+	if (text.p != NULL) {
+		int64_t scope = slice_u64(text, UINT32_MAX);
 		if (scope < 0)
 			return false;
 		a->scope = (uint32_t)scope;
-		text.n = n;
 	}
-	a->size = read_ip6(text, a->ip) ? 16 : 0;
+	a->size = read_ip6(ip, a->ip) ? 16 : 0;
 	return a->size > 0;
 }
 
@@ -221,10 +210,7 @@ static void read_search(struct dns_conf *c, struct slice line, size_t max)
 {
 	c->searches = 0;
 	for (struct slice word; (word = cut_word(&line)).n > 0 && c->searches < max;) {
-		struct dns_name w = {.n = 0};
-		if (word.p[word.n - 1] == '.')
-			word.n--;
-		if (!add_labels(&w, word))
+		if (word.n >= DNS_NAME_BYTES)
 			continue;
 		char *to = c->search[c->searches++];
 		memcpy(to, word.p, word.n);
@@ -232,22 +218,32 @@ static void read_search(struct dns_conf *c, struct slice line, size_t max)
 	}
 }
 
-static void read_option(struct slice word, const char *name, unsigned min, unsigned max, unsigned *v)
+/* With the limits of libc. */
+static const struct {
+	char name[9];
+	uint8_t usual, min, max;
+} options[DNS_OPTIONS] = {
+        [DNS_NDOTS] = {"ndots", 1, 0, 15},
+        [DNS_TIMEOUT_S] = {"timeout", 5, 1, 30},
+        [DNS_ATTEMPTS] = {"attempts", 2, 1, 5},
+};
+
+static void read_option(struct dns_conf *c, struct slice word)
 {
-	struct slice key = slice_str(name);
-	if (word.n <= key.n || memcmp(word.p, key.p, key.n) != 0)
-		return;
-	int64_t n = slice_u64((struct slice){word.p + key.n, word.n - key.n}, 1000000);
-	if (n >= 0)
-		*v = n < min ? min : n > max ? max : (unsigned)n;
+	struct slice name = slice_cut(&word, ':');
+	int64_t v = slice_u64(word, 1000000);
+	for (size_t i = 0; v >= 0 && i < DNS_OPTIONS; i++)
+		if (slice_is(name, options[i].name))
+			c->option[i] = v < options[i].min   ? options[i].min
+			               : v > options[i].max ? options[i].max
+			                                    : (uint8_t)v;
 }
 
 void dns_read_conf(struct dns_conf *c, struct slice text)
 {
 	memset(c, 0, sizeof *c);
-	c->ndots = 1;
-	c->timeout_s = 5;
-	c->attempts = 2;
+	for (size_t i = 0; i < DNS_OPTIONS; i++)
+		c->option[i] = options[i].usual;
 	while (text.n > 0) {
 		struct slice line = slice_cut(&text, '\n'), word = cut_word(&line);
 		if (slice_is(word, "nameserver")) {
@@ -259,11 +255,8 @@ void dns_read_conf(struct dns_conf *c, struct slice text)
 		} else if (slice_is(word, "domain")) {
 			read_search(c, line, 1);
 		} else if (slice_is(word, "options")) {
-			while ((word = cut_word(&line)).n > 0) { /* limits as in libc */
-				read_option(word, "ndots:", 0, 15, &c->ndots);
-				read_option(word, "timeout:", 1, 30, &c->timeout_s);
-				read_option(word, "attempts:", 1, 5, &c->attempts);
-			}
+			while ((word = cut_word(&line)).n > 0)
+				read_option(c, word);
 		}
 	}
 	if (c->servers == 0)
@@ -416,7 +409,7 @@ static void begin_candidate(struct dns *d, int64_t now)
 		size_t k = d->candidate++;
 		struct dns_name name = d->base;
 		if (k != (d->as_is_first ? 0 : d->conf.searches) &&
-		        (d->absolute || !add_labels(&name, slice_str(d->conf.search[k - d->as_is_first]))))
+		        (d->absolute || !add_labels(&name, bare(d->conf.search[k - d->as_is_first]))))
 			continue;
 		name.wire[name.n++] = 0;
 		for (size_t f = 0; f < 2; f++) {
@@ -436,9 +429,9 @@ void dns_begin(struct dns *d, const char *name, const struct dns_conf *conf, uin
 	memset(d, 0, sizeof *d);
 	d->state = DNS_ASKING;
 	d->conf = *conf;
-	d->round_length_ms = DNS_LOOKUP_MS / conf->attempts; /* so that all of them fit in */
-	if (conf->timeout_s * INT64_C(1000) < d->round_length_ms)
-		d->round_length_ms = conf->timeout_s * INT64_C(1000);
+	d->round_length_ms = DNS_LOOKUP_MS / conf->option[DNS_ATTEMPTS]; /* so that all of them fit in */
+	if (conf->option[DNS_TIMEOUT_S] * 1000 < d->round_length_ms)
+		d->round_length_ms = conf->option[DNS_TIMEOUT_S] * 1000;
 	d->random = random;
 	d->started_ms = now;
 	d->absolute = name[host.n] == '.';
@@ -449,7 +442,7 @@ void dns_begin(struct dns *d, const char *name, const struct dns_conf *conf, uin
 	size_t dots = 0;
 	for (size_t i = 0; i < host.n; i++)
 		dots += host.p[i] == '.';
-	d->as_is_first = dots >= conf->ndots;
+	d->as_is_first = dots >= conf->option[DNS_NDOTS];
 	begin_candidate(d, now);
 	dns_step(d, now);
 }
@@ -477,7 +470,7 @@ static void ask_on(struct dns *d, size_t f, int64_t now)
 		if (q->asked < d->conf.servers) {
 			ask(d, f, (q->first + q->asked++) % d->conf.servers);
 			q->next_ms = q->asked < d->conf.servers ? now + PATIENCE_MS : q->round_ms;
-		} else if (q->waiting != 0 && ++q->round < d->conf.attempts) {
+		} else if (q->waiting != 0 && ++q->round < d->conf.option[DNS_ATTEMPTS]) {
 			q->asked = 0;
 			q->round_ms = now + d->round_length_ms;
 		} else {

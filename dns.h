@@ -31,8 +31,9 @@ bool dns_read_address(struct slice text, struct dns_address *a);
 void dns_put_address(struct buf *b, const struct dns_address *a);
 
 /* resolv.conf(5). */
+enum dns_option { DNS_NDOTS, DNS_TIMEOUT_S, DNS_ATTEMPTS, DNS_OPTIONS };
 struct dns_conf {
-	unsigned ndots, timeout_s, attempts;
+	uint8_t option[DNS_OPTIONS];
 	size_t servers, searches;
 	struct dns_address server[DNS_SERVERS];
 	char search[DNS_SEARCH][DNS_NAME_BYTES];
@@ -94,7 +95,8 @@ struct dns {
 	uint32_t random;
 	size_t candidate; /* the next one */
 	size_t best;      /* the server that answered last: asked first from then on */
-	int64_t started_ms, settle_ms, round_length_ms;
+	int round_length_ms;
+	int64_t started_ms, settle_ms;
 	struct dns_family family[2]; /* A, AAAA */
 	struct dns_conf conf;
 	struct dns_name base; /* the name that was asked for, without the root */
