@@ -809,7 +809,7 @@ static void put_alt_names(struct buf *b, struct slice alt_names)
 			buf_put_str(b, "...");
 			return;
 		}
-		struct dns_address a = {.size = (uint8_t)name.n};
+		struct dns_address a = {.size = (uint32_t)name.n};
 		if (tag == DNS_NAME) {
 			put_quoted(b, name);
 		} else {

@@ -243,9 +243,9 @@ static void put_addresses(const struct check *c, struct buf *t)
 	bool literal = dns_read_address(slice_str(host->name), &ip);
 	buf_put_escaped(t, slice_str(host->name), BRIDGE_HOST_BYTES);
 	buf_put_str(t, literal ? " is an address" : " is ");
-	for (size_t i = 0; i < host->addresses && !literal; i++) {
+	for (size_t i = 0; i < host->dns.addresses && !literal; i++) {
 		buf_put_str(t, i > 0 ? ", " : "");
-		dns_put_address(t, &host->address[i]);
+		dns_put_address(t, &host->dns.address[i]);
 	}
 }
 

@@ -374,7 +374,7 @@ static bool take_records(struct dns_family *q, struct slice m, size_t at, bool a
 				return false;
 			if (q->addresses < DNS_ADDRESSES) {
 				struct dns_address *a = &q->address[q->addresses++];
-				*a = (struct dns_address){.size = (uint8_t)size};
+				*a = (struct dns_address){.size = size};
 				memcpy(a->ip, m.p + r.at, size);
 			}
 		}
@@ -447,18 +447,11 @@ void dns_begin(struct dns *d, const char *name, const struct dns_conf *conf, uin
 	dns_step(d, now);
 }
 
-static bool *wish_to_send(struct dns_server *s, size_t f)
-{
-	return f == 0 ? &s->send_a : &s->send_aaaa;
-}
-
 static void ask(struct dns *d, size_t f, size_t s)
 {
-	struct dns_server *to = &d->server[s];
 	struct dns_family *q = &d->family[f];
-	if ((q->waiting >> s & 1) == 0 || !to->tcp_open) /* TCP repeats by itself */
-		*wish_to_send(to, f) = true;
-	to->udp_open = true;
+	if ((q->waiting >> s & 1) == 0 || !d->server[s].tcp) /* TCP repeats by itself */
+		d->server[s].send[f] = true;
 	q->waiting |= 1U << s;
 }
 
@@ -495,14 +488,14 @@ static void give_up(struct dns *d, struct dns_family *q, size_t s, const char *w
 /* Both families have ended, or there is no more time for one. */
 static void conclude(struct dns *d, int64_t now)
 {
-	const struct dns_family *a = &d->family[0], *aaaa = &d->family[1];
-	for (size_t i = 0; i < DNS_ADDRESSES; i++) {
-		if (i < aaaa->addresses && d->addresses < DNS_ADDRESSES)
-			d->address[d->addresses++] = aaaa->address[i];
-		if (i < a->addresses && d->addresses < DNS_ADDRESSES)
-			d->address[d->addresses++] = a->address[i];
+	struct dns_family *a = &d->family[0], *aaaa = &d->family[1];
+	for (size_t i = 0; i < 2 * DNS_ADDRESSES; i++) {
+		const struct dns_family *q = i % 2 == 0 ? aaaa : a;
+		if (i / 2 < q->addresses && d->addresses < DNS_ADDRESSES)
+			d->address[d->addresses++] = q->address[i / 2];
 	}
 	bool none = a->end == DNS_HAS_NONE && aaaa->end == DNS_HAS_NONE;
+	a->waiting = aaaa->waiting = 0;
 	if (d->addresses > 0) {
 		d->state = DNS_FOUND;
 	} else if (none || a->end == DNS_NO_NAME || aaaa->end == DNS_NO_NAME) {
@@ -513,19 +506,16 @@ static void conclude(struct dns *d, int64_t now)
 	}
 }
 
-/* What is not needed any more is not wished any more. */
-static void drop_wishes(struct dns *d)
+/* A server is of use while a question waits for its answer. */
+static void set_wishes(struct dns *d)
 {
 	for (size_t s = 0; s < d->conf.servers; s++) {
 		struct dns_server *to = &d->server[s];
-		bool needed = false;
-		for (size_t f = 0; f < 2; f++) {
-			bool waiting = d->state == DNS_ASKING && (d->family[f].waiting >> s & 1) != 0;
-			*wish_to_send(to, f) &= waiting;
-			needed |= waiting;
-		}
-		to->tcp_open &= needed;
-		to->udp_open &= d->state == DNS_ASKING;
+		bool a = d->family[0].waiting >> s & 1, aaaa = d->family[1].waiting >> s & 1;
+		to->send[0] &= a;
+		to->send[1] &= aaaa;
+		to->open = a || aaaa;
+		to->tcp &= to->open;
 	}
 }
 
@@ -539,7 +529,7 @@ int64_t dns_step(struct dns *d, int64_t now)
 			break;
 		conclude(d, now);
 	}
-	drop_wishes(d);
+	set_wishes(d);
 	if (d->state != DNS_ASKING)
 		return INT64_MAX;
 	int64_t due = d->settle_ms;
@@ -613,9 +603,8 @@ static void take_answer(struct dns *d, struct dns_family *q, size_t s, struct sl
 	q->addresses = 0;
 }
 
-void dns_answer(struct dns *d, size_t s, bool tcp, const unsigned char *p, size_t n, int64_t now)
+void dns_answer(struct dns *d, size_t s, struct slice m, int64_t now)
 {
-	const struct slice m = {p, n};
 	size_t at = 0;
 	struct dns_family *q = d->state == DNS_ASKING ? answered(d, m, &at) : NULL;
 	if (q == NULL || s >= d->conf.servers || (q->waiting >> s & 1) == 0)
@@ -623,12 +612,10 @@ void dns_answer(struct dns *d, size_t s, bool tcp, const unsigned char *p, size_
 	struct dns_server *from = &d->server[s];
 	const unsigned rcode = m.p[3] & 15;
 	if ((m.p[2] & 0x02) != 0) { /* truncated */
-		if (tcp) {
+		if (from->tcp)
 			give_up(d, q, s, "the name server's answer is too large");
-		} else if (!from->tcp_open) { /* everything that is still open, over TCP */
-			from->tcp_open = true;
-			from->send_a = from->send_aaaa = true;
-		}
+		else /* everything that is still open, over TCP */
+			from->tcp = from->send[0] = from->send[1] = true;
 	} else if (rcode != 0 && rcode != NXDOMAIN) {
 		give_up(d, q, s, "the name server failed or refused to answer");
 	} else {
@@ -644,7 +631,7 @@ void dns_server_failed(struct dns *d, size_t s, int64_t now)
 {
 	if (d->state != DNS_ASKING || s >= d->conf.servers)
 		return;
-	d->server[s].udp_open = d->server[s].tcp_open = false;
+	d->server[s].tcp = false;
 	for (size_t f = 0; f < 2; f++)
 		give_up(d, &d->family[f], s, "no name server could be reached");
 	dns_step(d, now);

@@ -17,7 +17,7 @@ enum {
 };
 
 struct dns_address {
-	uint8_t size; /* 4 or 16 bytes of ip, in network order; 0: none */
+	uint32_t size; /* 4 or 16 bytes of ip, in network order; 0: none */
 	uint8_t ip[16];
 	uint32_t scope; /* IPv6 zone index as written after %, 0 when none (numbers only) */
 };
@@ -57,12 +57,11 @@ bool dns_is_localhost(const char *name, struct dns_address list[2]);
 
 enum dns_state { DNS_IDLE, DNS_ASKING, DNS_FOUND, DNS_FAILED };
 
-/* One server, and what the driver shall do about it: udp, a connected datagram socket with a source port of
- * the kernel's choice, fresh for every look-up; tcp, a connection (after a truncated answer). */
+/* One server, and what the driver shall do about it: open, a connected datagram socket with a source port of
+ * the kernel's choice, fresh for every look-up, or where tcp is set (after a truncated answer) a connection
+ * instead; send, over it, the questions for A and AAAA: the driver clears each when sent. */
 struct dns_server {
-	bool udp_open, tcp_open; /* wishes */
-	bool send_a, send_aaaa; /* wishes: over tcp where tcp_open, else over udp; the driver clears each when
-	                           sent */
+	bool open, tcp, send[2];
 };
 
 /* A name as it goes over the wire (RFC 1035 §3.1): labels with their lengths, the root's empty one last. */
@@ -122,11 +121,11 @@ int64_t dns_step(struct dns *d, int64_t now);
  * the driver puts the two bytes of length in front (RFC 1035 §4.2.2). */
 void dns_put_question(const struct dns *d, bool aaaa, struct buf *b);
 
-/* An answer arrived from server s (a whole message, without TCP's length). Checks id, question, flags and
- * class; what does not match is ignored (it may be forged), what does not parse is ignored too. tcp: it came
- * over tcp, where a truncated one is an error. Follows CNAME chains in the answer, at most 8, and asks again
- * for a target that the answer does not hold. */
-void dns_answer(struct dns *d, size_t s, bool tcp, const unsigned char *p, size_t n, int64_t now);
+/* An answer arrived from server s (a whole message, without TCP's length), over what is open. Checks id,
+ * question, flags and class; what does not match is ignored (it may be forged), what does not parse is
+ * ignored too. Over TCP a truncated one is an error. Follows CNAME chains in the answer, at most 8, and asks
+ * again for a target that the answer does not hold. */
+void dns_answer(struct dns *d, size_t s, struct slice m, int64_t now);
 
 /* The socket to server s failed, UDP's or TCP's; the driver has closed it. */
 void dns_server_failed(struct dns *d, size_t s, int64_t now);

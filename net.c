@@ -85,7 +85,7 @@ static void ended(struct net_peer *p, enum link_end end, int code, const char *w
 /* Tries the addresses from p->at on, until a connection is under way. The last one's error is the link's. */
 static void connect_next(struct net_peer *p, int64_t now_ms, int code)
 {
-	const struct resolve *host = p->host;
+	const struct dns *host = &p->host->dns;
 	close_fd(p);
 	while (p->at < host->addresses) {
 		p->address = host->address[p->at++];
@@ -104,15 +104,16 @@ static void connect_next(struct net_peer *p, int64_t now_ms, int code)
 static bool step_lookup(struct net_peer *p, int64_t now_ms)
 {
 	uint32_t random;
-	bool begun = p->host->state == RESOLVE_NONE && net_random(&random, sizeof random);
+	const struct dns *host = &p->host->dns;
+	bool begun = host->state == DNS_IDLE && net_random(&random, sizeof random);
 	if (begun)
 		resolve_begin(p->host, random, now_ms);
-	if (p->host->state == RESOLVE_NONE)
+	if (host->state == DNS_IDLE)
 		ended(p, LINK_REFUSED, 0, "the kernel has no random numbers yet");
-	else if (p->host->state == RESOLVE_FOUND)
+	else if (host->state == DNS_FOUND)
 		connect_next(p, now_ms, 0);
-	else if (p->host->state == RESOLVE_FAILED)
-		ended(p, LINK_REFUSED, 0, p->host->why);
+	else if (host->state == DNS_FAILED)
+		ended(p, LINK_REFUSED, 0, host->why);
 	return begun || p->step != PEER_LOOKUP;
 }
 
@@ -248,7 +249,7 @@ static bool move_peer(struct net *net, struct net_peer *p, int64_t now_ms)
 		link_opening(l);
 		p->at = 0;
 		p->step = PEER_LOOKUP;
-		if (p->host->state == RESOLVE_FAILED) /* of an earlier attempt */
+		if (p->host->dns.state == DNS_FAILED) /* of an earlier attempt */
 			resolve_forget(p->host);
 		return true;
 	}

@@ -11,24 +11,24 @@ enum { DNS_PORT = 53 };
 void resolve_init(struct resolve *r, const char *name)
 {
 	r->name = name;
-	r->state = RESOLVE_NONE;
+	r->dns.state = DNS_IDLE;
 	for (size_t i = 0; i < DNS_SERVERS; i++)
 		r->server[i].fd = -1;
 }
 
 void resolve_forget(struct resolve *r)
 {
-	if (r->state != RESOLVE_BUSY)
-		r->state = RESOLVE_NONE;
+	if (r->dns.state != DNS_ASKING)
+		r->dns.state = DNS_IDLE;
 }
 
 void resolve_prefer(struct resolve *r, const struct dns_address *a)
 {
-	for (size_t i = 1; i < r->addresses; i++) {
-		const struct dns_address *b = &r->address[i];
-		if (a->size == b->size && a->scope == b->scope && memcmp(a->ip, b->ip, a->size) == 0) {
-			memmove(r->address + 1, r->address, i * sizeof *a);
-			r->address[0] = *a;
+	struct dns_address *list = r->dns.address;
+	for (size_t i = 1; i < r->dns.addresses; i++) {
+		if (memcmp(a, &list[i], sizeof *a) == 0) {
+			memmove(list + 1, list, i * sizeof *a);
+			list[0] = *a;
 		}
 	}
 }
@@ -38,42 +38,41 @@ void resolve_begin(struct resolve *r, uint32_t random, int64_t now_ms)
 	struct lines lines;
 	struct dns_conf conf;
 	struct slice piece;
-	if (r->state == RESOLVE_BUSY || r->state == RESOLVE_FOUND)
-		return;
-	r->addresses = 0;
-	r->state = RESOLVE_FOUND;
-	if (dns_read_address(slice_str(r->name), &r->address[0]))
-		r->addresses = 1;
-	else if (dns_is_localhost(r->name, r->address))
-		r->addresses = 2;
-	if (r->addresses > 0)
+	struct dns *d = &r->dns;
+	d->state = DNS_FOUND;
+	d->addresses = 0;
+	if (dns_read_address(slice_str(r->name), d->address))
+		d->addresses = 1;
+	else if (dns_is_localhost(r->name, d->address))
+		d->addresses = 2;
+	if (d->addresses > 0)
 		return;
 	fd_open(&lines, resolve_hosts);
 	while ((piece = fd_lines(&lines)).n > 0)
-		dns_read_hosts(piece, r->name, r->address, &r->addresses);
+		dns_read_hosts(piece, r->name, d->address, &d->addresses);
 	fd_close(&lines.fd);
-	if (r->addresses > 0)
+	if (d->addresses > 0)
 		return;
 	fd_open(&lines, resolve_conf);
 	dns_read_conf(&conf, fd_lines(&lines));
 	fd_close(&lines.fd);
-	dns_begin(&r->dns, r->name, &conf, random, now_ms);
-	r->state = RESOLVE_BUSY;
+	dns_begin(d, r->name, &conf, random, now_ms);
 }
 
 /* Sends the question, and clears its wish when it was sent. 0: well or not now, -1: the socket failed. */
-static int send_question(struct resolve *r, const struct resolve_server *s, bool aaaa, bool *wish)
+static int send_question(struct resolve *r, size_t i, bool aaaa)
 {
 	unsigned char mem[2 + DNS_UDP_BYTES];
 	struct buf b = BUF(mem);
+	bool *wish = &r->dns.server[i].send[aaaa], tcp = r->server[i].tcp;
 	if (!*wish)
 		return 0;
 	buf_put_u16be(&b, 0);
 	dns_put_question(&r->dns, aaaa, &b);
 	mem[0] = (unsigned char)((b.n - 2) >> 8); /* the length, for TCP */
 	mem[1] = (unsigned char)(b.n - 2);
-	size_t skip = s->tcp ? 0 : 2;
-	ssize_t sent = send(s->fd, mem + skip, b.n - skip, MSG_NOSIGNAL);
+	size_t skip = tcp ? 0 : 2;
+	ssize_t sent = send(r->server[i].fd, mem + skip, b.n - skip, MSG_NOSIGNAL);
 	*wish = sent < 0;
 	if (sent < 0)
 		return errno == EAGAIN || errno == ENOTCONN ? 0 : -1;
@@ -89,7 +88,7 @@ static int receive(struct resolve *r, size_t i, int64_t now_ms)
 	if (n < 0)
 		return errno == EAGAIN || errno == ENOTCONN ? 0 : -1;
 	if (!s->tcp) {
-		dns_answer(&r->dns, i, false, in, (size_t)n, now_ms);
+		dns_answer(&r->dns, i, (struct slice){in, (size_t)n}, now_ms);
 		return 1;
 	}
 	s->in_n += (size_t)n;
@@ -99,7 +98,7 @@ static int receive(struct resolve *r, size_t i, int64_t now_ms)
 			return -1;
 		if (s->in_n - 2 < size)
 			break;
-		dns_answer(&r->dns, i, true, in + 2, size, now_ms);
+		dns_answer(&r->dns, i, (struct slice){in + 2, size}, now_ms);
 		s->in_n -= 2 + size;
 		memmove(in, in + 2 + size, s->in_n);
 	}
@@ -110,18 +109,18 @@ static int receive(struct resolve *r, size_t i, int64_t now_ms)
 static bool serve(struct resolve *r, size_t i, int64_t now_ms)
 {
 	struct resolve_server *s = &r->server[i];
-	struct dns_server *wish = &r->dns.server[i];
-	bool tcp = wish->tcp_open, open = tcp || wish->udp_open;
-	if (!open || s->tcp != tcp)
+	const struct dns_server *wish = &r->dns.server[i];
+	if (!wish->open || s->tcp != wish->tcp)
 		fd_close(&s->fd);
-	if (!open)
+	if (!wish->open)
 		return false;
 	if (s->fd < 0) {
-		*s = (struct resolve_server){.tcp = tcp};
-		s->fd = fd_connect(&r->dns.conf.server[i], DNS_PORT, tcp ? SOCK_STREAM : SOCK_DGRAM, false);
+		s->tcp = wish->tcp;
+		s->in_n = 0;
+		s->fd = fd_connect(
+		        &r->dns.conf.server[i], DNS_PORT, s->tcp ? SOCK_STREAM : SOCK_DGRAM, false);
 	}
-	int result = s->fd < 0 || send_question(r, s, false, &wish->send_a) < 0 ||
-	                             send_question(r, s, true, &wish->send_aaaa) < 0
+	int result = s->fd < 0 || send_question(r, i, false) < 0 || send_question(r, i, true) < 0
 	                     ? -1
 	                     : receive(r, i, now_ms);
 	if (result < 0) {
@@ -133,25 +132,14 @@ static bool serve(struct resolve *r, size_t i, int64_t now_ms)
 
 int64_t resolve_step(struct resolve *r, int64_t now_ms)
 {
-	if (r->state != RESOLVE_BUSY)
-		return INT64_MAX;
-	int64_t wake;
-	bool moved;
-	do {
+	int64_t wake = INT64_MAX;
+	for (bool moved = r->dns.state == DNS_ASKING; moved;) {
 		moved = false;
 		wake = dns_step(&r->dns, now_ms);
-		for (size_t i = 0; i < r->dns.conf.servers && r->dns.state == DNS_ASKING; i++)
+		for (size_t i = 0; i < DNS_SERVERS; i++)
 			moved |= serve(r, i, now_ms);
-	} while (moved && r->dns.state == DNS_ASKING);
-	if (r->dns.state == DNS_ASKING)
-		return wake;
-	r->state = r->dns.state == DNS_FOUND ? RESOLVE_FOUND : RESOLVE_FAILED;
-	memcpy(r->address, r->dns.address, sizeof r->address);
-	r->addresses = r->dns.addresses;
-	r->why = r->dns.why;
-	for (size_t i = 0; i < DNS_SERVERS; i++)
-		fd_close(&r->server[i].fd);
-	return INT64_MAX;
+	}
+	return wake;
 }
 
 void resolve_want(const struct resolve *r, struct watch *w)
@@ -160,7 +148,7 @@ void resolve_want(const struct resolve *r, struct watch *w)
 		const struct resolve_server *s = &r->server[i];
 		const struct dns_server *wish = &r->dns.server[i];
 		fd_watch(w, &w->readable, s->fd);
-		if (wish->send_a || wish->send_aaaa)
+		if (wish->send[0] || wish->send[1])
 			fd_watch(w, &w->writable, s->fd);
 	}
 }

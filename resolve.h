@@ -10,21 +10,15 @@
 /* The files that it reads, again and again. */
 extern const char resolve_hosts[], resolve_conf[];
 
-enum resolve_state { RESOLVE_NONE, RESOLVE_BUSY, RESOLVE_FOUND, RESOLVE_FAILED };
-
 struct resolve {
-	enum resolve_state state;
-	const char *name;                          /* outlives it */
-	struct dns_address address[DNS_ADDRESSES]; /* when RESOLVE_FOUND */
-	size_t addresses;
-	const char *why; /* when RESOLVE_FAILED: a static sentence */
+	struct dns dns;   /* what has become of it: DNS_FOUND, too, for what no server had to be asked */
+	const char *name; /* outlives it */
 	/* its own */
 	struct resolve_server {
 		int fd;      /* -1: closed */
 		bool tcp;    /* that is what it is */
 		size_t in_n; /* bytes in in */
 	} server[DNS_SERVERS];
-	struct dns dns;
 	unsigned char in[DNS_SERVERS][2 + DNS_TCP_BYTES]; /* from tcp, with the two bytes of length; last,
 	                                                   * since mostly it is never touched */
 };
@@ -32,11 +26,11 @@ struct resolve {
 /* No addresses known; name is looked up from resolve_begin on. */
 void resolve_init(struct resolve *r, const char *name);
 
-/* Begins a look-up, unless one is under way or the addresses are known: literals, localhost, /etc/hosts, and
- * then the servers of /etc/resolv.conf, which is read anew. random: 32 unpredictable bits. */
+/* Begins a look-up, where there was none or it was forgotten: literals, localhost, /etc/hosts, and then the
+ * servers of /etc/resolv.conf, which is read anew. random: 32 unpredictable bits. */
 void resolve_begin(struct resolve *r, uint32_t random, int64_t now_ms);
 
-/* Forgets the addresses: the next resolve_begin looks again. */
+/* Forgets the addresses, unless they are still being looked up. */
 void resolve_forget(struct resolve *r);
 
 /* The address a works: if it is one of those, it is the first one from now on. */

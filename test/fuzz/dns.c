@@ -9,7 +9,7 @@
 static void check_conf(const struct dns_conf *c)
 {
 	CHECK(c->servers >= 1 && c->servers <= DNS_SERVERS && c->searches <= DNS_SEARCH);
-	CHECK(c->attempts >= 1 && c->timeout_s >= 1);
+	CHECK(c->option[DNS_ATTEMPTS] >= 1 && c->option[DNS_TIMEOUT_S] >= 1);
 	for (size_t i = 0; i < c->servers; i++)
 		CHECK(c->server[i].size == 4 || c->server[i].size == 16);
 	for (size_t i = 0; i < c->searches; i++)
@@ -52,7 +52,7 @@ static int64_t step(struct dns *d, int64_t now)
 static void event(struct dns *d, struct slice *in, int64_t *now)
 {
 	unsigned what = cut_byte(in), server = what & 3;
-	bool tcp = what & 4, aaaa = what & 8, plain = what & 16;
+	bool aaaa = what & 8, plain = what & 16;
 	unsigned char mem[700];
 	struct buf m = BUF(mem);
 	*now += what & 32 ? cut_byte(in) * 8 : 0;
@@ -71,7 +71,7 @@ static void event(struct dns *d, struct slice *in, int64_t *now)
 	}
 	buf_put_slice(&m, body);
 	unsigned char *p = exactly(m.p, m.n);
-	dns_answer(d, server, tcp, p, m.n, *now);
+	dns_answer(d, server, (struct slice){p, m.n}, *now);
 	free(p);
 	step(d, *now);
 }

@@ -344,10 +344,10 @@ static void put_answer(struct buf *b, const struct dns *d, bool aaaa, unsigned f
 }
 
 /* Gives d the answer against a guard page. */
-static void give(struct dns *d, size_t s, bool tcp, const struct buf *b, size_t n, int64_t now)
+static void give(struct dns *d, size_t s, const struct buf *b, size_t n, int64_t now)
 {
 	unsigned char *p = guarded_copy(b->p, n);
-	dns_answer(d, s, tcp, p, n, now);
+	dns_answer(d, s, (struct slice){p, n}, now);
 	guarded_free(p, n);
 }
 
@@ -391,7 +391,7 @@ static void test_names(void **state)
 		if (d.state != DNS_FAILED || strcmp(d.why, "not a valid host name") != 0)
 			fail_msg("\"%s\" was taken", bad[i]);
 		assert_true(dns_step(&d, 0) == INT64_MAX);
-		assert_false(d.server[0].udp_open);
+		assert_false(d.server[0].open);
 	}
 	for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
 		dns_begin(&d, good[i], &one_server, 1, 0);
@@ -460,14 +460,14 @@ static void test_forged(void **state)
 		uint16_t id = d.family[0].id;
 		put_answer(&b, &d, false, table[i].flags, table[i].records);
 		b.p[table[i].at] ^= table[i].at == 0 ? 0x80 : table[i].xor ;
-		give(&d, 0, false, &b, b.n, 1);
+		give(&d, 0, &b, b.n, 1);
 		if (d.state != DNS_ASKING || d.family[0].end != DNS_OPEN || d.family[0].addresses != 0 ||
-		        d.family[1].end != DNS_OPEN || d.server[0].tcp_open || d.family[0].waiting != 1 ||
+		        d.family[1].end != DNS_OPEN || d.server[0].tcp || d.family[0].waiting != 1 ||
 		        d.family[0].id != id)
 			fail_msg("%s: taken", table[i].label);
 		b.n = 0;
 		put_answer(&b, &d, false, 0x8180, "@ A 192.0.2.1");
-		give(&d, 0, false, &b, b.n, 2);
+		give(&d, 0, &b, b.n, 2);
 		if (d.family[0].end != DNS_HAS_ADDRESSES || d.family[0].addresses != 1)
 			fail_msg("%s: the real answer was not taken", table[i].label);
 	}
@@ -484,23 +484,23 @@ static void test_unasked(void **state)
 	c.servers = 2;
 	dns_begin(&d, "a.test", &c, 1, 0);
 	put_answer(&b, &d, false, 0x8180, "@ A 192.0.2.1");
-	give(&d, 1, false, &b, b.n, 1);
-	give(&d, 2, false, &b, b.n, 1);
-	give(&d, SIZE_MAX, false, &b, b.n, 1);
+	give(&d, 1, &b, b.n, 1);
+	give(&d, 2, &b, b.n, 1);
+	give(&d, SIZE_MAX, &b, b.n, 1);
 	dns_server_failed(&d, 1, 1);
 	dns_server_failed(&d, DNS_SERVERS, 1);
 	assert_true(dns_step(&d, 1) == 300);
 	assert_int_equal(d.family[0].addresses, 0);
-	give(&d, 0, false, &b, b.n, 1);
-	give(&d, 0, false, &b, b.n, 1);
+	give(&d, 0, &b, b.n, 1);
+	give(&d, 0, &b, b.n, 1);
 	assert_int_equal(d.family[0].addresses, 1);
 	assert_true(dns_step(&d, 300) == 301);
 	assert_true(dns_step(&d, 301) == INT64_MAX);
 	assert_int_equal(d.addresses, 1);
-	give(&d, 0, false, &b, b.n, 400);
+	give(&d, 0, &b, b.n, 400);
 	dns_server_failed(&d, 0, 400);
 	assert_int_equal(d.state, DNS_FOUND);
-	assert_false(d.server[0].udp_open || d.server[0].send_a || d.server[0].send_aaaa);
+	assert_false(d.server[0].open || d.server[0].send[0] || d.server[0].send[1]);
 }
 
 /* Only the answer section counts. */
@@ -515,7 +515,7 @@ static void test_additional(void **state)
 		put_answer(&b, &d, false, 0x8180, "@ A 192.0.2.1");
 		b.p[7] = 0;
 		b.p[at] = 1;
-		give(&d, 0, false, &b, b.n, 1);
+		give(&d, 0, &b, b.n, 1);
 		assert_int_equal(d.family[0].end, at == 7 ? DNS_HAS_ADDRESSES : DNS_HAS_NONE);
 	}
 }
@@ -539,13 +539,13 @@ static void test_prefixes(void **state)
 				put_record(&b, "test", 6, 1, "\0\0\0", 3);
 				b.p[9] = 1;
 				for (size_t n = 0; n < b.n; n++) {
-					give(&d, 0, false, &b, n, 1);
+					give(&d, 0, &b, n, 1);
 					assert_int_equal(d.family[0].end, DNS_OPEN);
 					assert_int_equal(d.family[0].addresses, 0);
 					assert_int_equal(d.family[0].id, id);
 				}
 				buf_put(&b, "\xff\0\xc0", more);
-				give(&d, 0, false, &b, b.n, 1);
+				give(&d, 0, &b, b.n, 1);
 				assert_true(d.family[0].end != DNS_OPEN || d.family[0].id != id);
 			}
 		}
@@ -750,18 +750,18 @@ static void send_wishes(struct world *w)
 		struct dns_server *to = &w->d.server[s];
 		for (size_t f = 0; f < 2; f++) {
 			char way = w->ways[s];
-			if (!*wish_to_send(to, f))
+			if (!to->send[f])
 				continue;
-			assert_true(to->udp_open || to->tcp_open);
-			*wish_to_send(to, f) = false;
+			assert_true(to->open);
+			to->send[f] = false;
 			w->sent++;
-			w->sent_tcp += to->tcp_open;
+			w->sent_tcp += to->tcp;
 			bool lost = way == DEAD || (way == ONCE_DEAD && !w->asked[s][f]) ||
 			            (way == ONLY_A && f == 1) || (way == ONLY_AAAA && f == 0) ||
-			            (way == TRUNCATES_DEAD_TCP && to->tcp_open);
+			            (way == TRUNCATES_DEAD_TCP && to->tcp);
 			w->asked[s][f] = true;
 			if (!lost)
-				answer_from_zone(w, s, f == 1, to->tcp_open);
+				answer_from_zone(w, s, f == 1, to->tcp);
 		}
 	}
 }
@@ -788,18 +788,18 @@ static void run(struct world *w)
 		w->now = w->event[next].at;
 		w->event[next].at = 0;
 		struct dns_server *from = &w->d.server[w->event[next].server];
-		if (w->event[next].tcp ? !from->tcp_open : !from->udp_open)
+		if (!from->open || w->event[next].tcp != from->tcp)
 			continue;
 		struct buf b = {w->event[next].bytes, 512, w->event[next].n, false};
 		if (w->event[next].failure) {
 			dns_server_failed(&w->d, w->event[next].server, w->now);
-			assert_false(from->udp_open || from->tcp_open);
+			assert_false(from->open);
 		} else
-			give(&w->d, w->event[next].server, w->event[next].tcp, &b, b.n, w->now);
+			give(&w->d, w->event[next].server, &b, b.n, w->now);
 	}
 	for (size_t s = 0; s < DNS_SERVERS; s++) {
 		const struct dns_server *to = &w->d.server[s];
-		assert_false(to->udp_open || to->tcp_open || to->send_a || to->send_aaaa);
+		assert_false(to->open || to->tcp || to->send[0] || to->send[1]);
 	}
 }
 
@@ -977,8 +977,8 @@ static void test_random(void **state)
 			struct buf b = BUF(out);
 			bool aaaa = rnd(2);
 			size_t s = rnd(3);
-			d.server[s].send_a &= rnd(2);
-			d.server[s].send_aaaa &= rnd(2);
+			d.server[s].send[0] &= rnd(2);
+			d.server[s].send[1] &= rnd(2);
 			put_answer(&b, &d, aaaa, rnd(4) ? 0x8180 : 0x8100 | rnd(0x400),
 			        aaaa ? "@ AAAA 2001:db8::1" : whole[rnd(5)]);
 			for (uint32_t k = rnd(4); k > 0; k--) /* mostly behind the id */
@@ -987,7 +987,7 @@ static void test_random(void **state)
 			size_t n = rnd(4) ? b.n : rnd((uint32_t)b.n);
 			memcpy(end - n, out, n);
 			if (rnd(3) > 0)
-				dns_answer(&d, s, rnd(2), end - n, n, now);
+				dns_answer(&d, s, (struct slice){end - n, n}, now);
 			if (rnd(20) == 0)
 				dns_server_failed(&d, s, now);
 			now = rnd(2) ? due : now + rnd(200) + (rnd(20) ? 0 : 3000);
