@@ -30,8 +30,7 @@ static struct slice bare(const char *name)
 static struct slice cut_word(struct slice *line)
 {
 	struct slice word = {(*line = slice_trim(*line)).p, 0};
-	while (word.n < line->n && line->p[word.n] != ' ' && line->p[word.n] != '\t' &&
-	        line->p[word.n] != '\r')
+	while (word.n < line->n && line->p[word.n] != ' ' && line->p[word.n] != '\t')
 		word.n++;
 	*line = slice_from(*line, word.n);
 	return word;
@@ -470,8 +469,10 @@ static void ask_on(struct dns *d, size_t f, int64_t now)
 			q->end = DNS_NO_ANSWER;
 		}
 	}
-	if (q->end != DNS_OPEN)
+	if (q->end != DNS_OPEN) {
 		q->waiting = 0;
+		q->next_ms = INT64_MAX;
+	}
 }
 
 /* Server s has not answered q's question and won't: on to the next one. */
@@ -532,20 +533,17 @@ int64_t dns_step(struct dns *d, int64_t now)
 	set_wishes(d);
 	if (d->state != DNS_ASKING)
 		return INT64_MAX;
-	int64_t due = d->settle_ms;
-	for (size_t f = 0; f < 2; f++) {
-		if (d->family[f].end == DNS_OPEN && d->family[f].next_ms < due)
-			due = d->family[f].next_ms;
-	}
-	return due;
+	int64_t next = a->next_ms < aaaa->next_ms ? a->next_ms : aaaa->next_ms;
+	return next < d->settle_ms ? next : d->settle_ms;
 }
 
 void dns_put_question(const struct dns *d, bool aaaa, struct buf *b)
 {
 	const struct dns_family *q = &d->family[aaaa];
-	const uint16_t head[6] = {q->id, 0x0100 /* recursion desired */, 1};
-	for (size_t i = 0; i < 6; i++)
-		buf_put_u16be(b, head[i]);
+	static const unsigned char head[] = {0x01 /* recursion desired */, 0, 0, 1, 0, 0, 0, 0, 0, 0};
+	buf_put_u16be(b, (uint16_t)(HEADER_BYTES + q->name.n + 4));
+	buf_put_u16be(b, q->id);
+	buf_put(b, head, sizeof head);
 	buf_put(b, q->name.wire, q->name.n);
 	buf_put_u16be(b, aaaa ? TYPE_AAAA : TYPE_A);
 	buf_put_u16be(b, CLASS_IN);
@@ -606,8 +604,8 @@ static void take_answer(struct dns *d, struct dns_family *q, size_t s, struct sl
 void dns_answer(struct dns *d, size_t s, struct slice m, int64_t now)
 {
 	size_t at = 0;
-	struct dns_family *q = d->state == DNS_ASKING ? answered(d, m, &at) : NULL;
-	if (q == NULL || s >= d->conf.servers || (q->waiting >> s & 1) == 0)
+	struct dns_family *q = answered(d, m, &at);
+	if (q == NULL || (q->waiting >> s & 1) == 0)
 		return;
 	struct dns_server *from = &d->server[s];
 	const unsigned rcode = m.p[3] & 15;
@@ -629,8 +627,6 @@ void dns_answer(struct dns *d, size_t s, struct slice m, int64_t now)
 
 void dns_server_failed(struct dns *d, size_t s, int64_t now)
 {
-	if (d->state != DNS_ASKING || s >= d->conf.servers)
-		return;
 	d->server[s].tcp = false;
 	for (size_t f = 0; f < 2; f++)
 		give_up(d, &d->family[f], s, "no name server could be reached");

@@ -117,8 +117,8 @@ void dns_begin(struct dns *d, const char *name, const struct dns_conf *conf, uin
  * not exist or has no address is tried with the search domains (ndots decides the order). */
 int64_t dns_step(struct dns *d, int64_t now);
 
-/* Writes the question that the server shall get: aaaa false for A (type 1), true for AAAA (type 28). Over TCP
- * the driver puts the two bytes of length in front (RFC 1035 §4.2.2). */
+/* Writes the question that a server shall get: aaaa false for A (type 1), true for AAAA (type 28). In front
+ * of it are two bytes of its length, for TCP alone (RFC 1035 §4.2.2). */
 void dns_put_question(const struct dns *d, bool aaaa, struct buf *b);
 
 /* An answer arrived from server s (a whole message, without TCP's length), over what is open. Checks id,

@@ -67,10 +67,7 @@ static int send_question(struct resolve *r, size_t i, bool aaaa)
 	bool *wish = &r->dns.server[i].send[aaaa], tcp = r->server[i].tcp;
 	if (!*wish)
 		return 0;
-	buf_put_u16be(&b, 0);
 	dns_put_question(&r->dns, aaaa, &b);
-	mem[0] = (unsigned char)((b.n - 2) >> 8); /* the length, for TCP */
-	mem[1] = (unsigned char)(b.n - 2);
 	size_t skip = tcp ? 0 : 2;
 	ssize_t sent = send(r->server[i].fd, mem + skip, b.n - skip, MSG_NOSIGNAL);
 	*wish = sent < 0;

@@ -51,7 +51,7 @@ static int64_t step(struct dns *d, int64_t now)
 /* One event: an answer (with the right id and question put in front, or not), a failure, time. */
 static void event(struct dns *d, struct slice *in, int64_t *now)
 {
-	unsigned what = cut_byte(in), server = what & 3;
+	unsigned what = cut_byte(in), server = (what & 3) % DNS_SERVERS;
 	bool aaaa = what & 8, plain = what & 16;
 	unsigned char mem[700];
 	struct buf m = BUF(mem);
@@ -63,7 +63,10 @@ static void event(struct dns *d, struct slice *in, int64_t *now)
 	struct slice body = cut(in, cut_byte(in) | (what & 64 ? 256 : 0));
 	if (!plain) {
 		struct slice flags = cut(&body, 2), counts = cut(&body, 3);
-		dns_put_question(d, aaaa, &m);
+		unsigned char question_mem[700];
+		struct buf question = BUF(question_mem);
+		dns_put_question(d, aaaa, &question);
+		buf_put_slice(&m, slice_from(buf_slice(&question), 2)); /* without TCP's length */
 		memcpy(mem + 2, flags.p, flags.n);
 		mem[2] |= 0x80;
 		for (size_t i = 0; i < counts.n; i++)

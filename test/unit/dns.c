@@ -335,8 +335,11 @@ static unsigned put_records(struct buf *b, const char *records)
 /* An answer to the question that d asks now. */
 static void put_answer(struct buf *b, const struct dns *d, bool aaaa, unsigned flags, const char *records)
 {
+	unsigned char mem[512];
+	struct buf question = BUF(mem);
 	size_t at = b->n;
-	dns_put_question(d, aaaa, b);
+	dns_put_question(d, aaaa, &question);
+	buf_put_slice(b, slice_from(buf_slice(&question), 2)); /* without TCP's length */
 	b->p[at + 2] = (unsigned char)(flags >> 8);
 	b->p[at + 3] = (unsigned char)flags;
 	b->p[at + 7] = (unsigned char)put_records(b, records);
@@ -363,16 +366,16 @@ static void begin(struct dns *d, const char *name)
 static void test_question(void **state)
 {
 	struct dns d;
-	unsigned char out[64], want[] = "..\1\0\0\1\0\0\0\0\0\0\3www\1_\4test\0\0\34\0\1";
+	unsigned char out[64], want[] = "\0\34..\1\0\0\1\0\0\0\0\0\0\3www\1_\4test\0\0\34\0\1";
 	struct buf b = BUF(out);
 	(void)state;
 	begin(&d, "www._.test.");
 	dns_put_question(&d, true, &b);
-	memcpy(want, out, 2);
+	memcpy(want + 2, out + 2, 2);
 	assert_int_equal(b.n, sizeof want - 1);
 	assert_memory_equal(out, want, sizeof want - 1);
 	uint16_t a = d.family[0].id, aaaa = d.family[1].id;
-	assert_int_equal(out[0] << 8 | out[1], aaaa);
+	assert_int_equal(out[2] << 8 | out[3], aaaa);
 	assert_int_not_equal(a, aaaa);
 	dns_begin(&d, "www", &one_server, 0x87654321, 0);
 	assert_int_not_equal(a, d.family[0].id);
@@ -486,9 +489,7 @@ static void test_unasked(void **state)
 	put_answer(&b, &d, false, 0x8180, "@ A 192.0.2.1");
 	give(&d, 1, &b, b.n, 1);
 	give(&d, 2, &b, b.n, 1);
-	give(&d, SIZE_MAX, &b, b.n, 1);
 	dns_server_failed(&d, 1, 1);
-	dns_server_failed(&d, DNS_SERVERS, 1);
 	assert_true(dns_step(&d, 1) == 300);
 	assert_int_equal(d.family[0].addresses, 0);
 	give(&d, 0, &b, b.n, 1);
