@@ -9,34 +9,34 @@
  * nothing else is said). */
 static const char *const errors[] = {
         "the broker has sent no certificate: give it one",
-        "the broker sends more than 8 certificates: its own and those up to the root are enough",
-        "the broker's certificates exceed 32 kB: its own and those up to the root are enough",
-        "a certificate of the broker's is badly made: have it issued again",
-        "a certificate of the broker's is not X.509 version 3: have it issued again",          /* §4.1.2.1 */
-        "a certificate of the broker's has an extension twice: have it issued again",          /* §4.2 */
-        "a certificate of the broker's has an unknown critical extension: use one without it", /* §4.2 */
-        "a certificate of the broker's has an unknown kind of signature: use RSA (PKCS #1) or ECDSA",
-        "a certificate of the broker's is signed with SHA-1 or worse: have it issued with SHA-256",
-        "a certificate of the broker's has an unknown kind of key: use RSA up to 4096 bits, P-256 or P-384",
-        "a certificate of the broker's has an RSA key under 2048 bits: use a longer key",
+        "the broker sends more than 8 certificates, or over 32 kB of them: its own and those up to the root "
+        "are enough",
+        "a certificate is damaged or badly made: get it anew",
+        "a certificate is not X.509 version 3: have it issued again",          /* §4.1.2.1 */
+        "a certificate has an extension twice: have it issued again",          /* §4.2 */
+        "a certificate has an unknown critical extension: use one without it", /* §4.2 */
+        "a certificate has an unknown kind of signature: use RSA (PKCS #1) or ECDSA",
+        "a certificate is signed with SHA-1 or worse: have it issued with SHA-256",
+        "a certificate has an unknown kind of key: use RSA up to 4096 bits, P-256 or P-384",
+        "a certificate has an RSA key under 2048 bits: use a longer key",
         "the broker's certificate is for another name: is MQTT_BROKER_HOST right?", /* RFC 9525 §6 */
         "the broker's certificate has no subjectAltName: have one made with it",    /* RFC 9525 §6.3 */
-        "a certificate of the broker's has expired: renew it, or correct this machine's clock", /* §4.1.2.5 */
-        "a certificate of the broker's is not valid yet: is this machine's clock right?", /* §4.1.2.5 */
+        "a certificate has expired: renew it, or correct this machine's clock",     /* §4.1.2.5 */
+        "a certificate is not valid yet: is this machine's clock right?",           /* §4.1.2.5 */
         /* §4.2.1.3 */
         "a certificate's key usage forbids its use: a server needs digitalSignature, a CA keyCertSign",
         /* §4.2.1.12 */
-        "a certificate of the broker's is not for servers: its extended key usage lacks serverAuth",
+        "a certificate is not for servers: its extended key usage lacks serverAuth",
         "the broker's own certificate is a CA's: have the CA issue one for the broker", /* §4.2.1.9 */
         "the broker's own certificate has name constraints, as only a CA's may",        /* §4.2.1.10 */
-        "a certificate of the broker's was issued by one that is not a CA's: use a proper CA", /* §4.2.1.9 */
-        "a CA of the broker's may not have so many CAs below it (pathLen): use a proper CA",   /* §4.2.1.9 */
+        "a certificate was issued by one that is not a CA's: use a proper CA",          /* §4.2.1.9 */
+        "a CA may not have so many CAs below it (pathLen): use a proper CA",            /* §4.2.1.9 */
         "the broker's certificate has a name that its CA may not give out (name constraints)", /* §4.2.1.10 */
-        "a CA's name constraints are of an unknown kind: use another CA for the broker", /* §4.2.1.10 */
+        "a CA's name constraints are of an unknown kind: use another CA", /* §4.2.1.10 */
         "a signature is wrong: was the certificate changed, or made by another CA of that name?", /* §6.1.3 */
         ("the broker's certificate comes from no trusted root: put its CA into MQTT_ROOT_CA, or have the "
          "broker send the certificates in between"), /* §6.1.3 */
-        "the root that the broker's certificate comes from is outside of its own dates: get the CA's new one",
+        "the root is outside of its own dates: get the CA's new one",
 };
 
 static_assert(sizeof errors / sizeof errors[0] == CERT_ERRORS - CERT_NONE, "a sentence for each error");
@@ -848,7 +848,7 @@ void cert_describe(struct buf *b, const struct cert *c)
 static void put_detail(struct cert_check *k)
 {
 	struct buf *b = &k->detail;
-	if (k->certs == 0 || k->error == CERT_TOO_MANY || k->error == CERT_TOO_LARGE)
+	if (k->certs == 0 || k->error == CERT_TOO_MANY)
 		return;
 	if (k->cert[k->fault].error == CERT_MALFORMED) {
 		buf_put_str(b, "certificate ");
@@ -890,10 +890,8 @@ static void start_cert(const br_x509_class **class, uint32_t length)
 	struct cert_check *k = check_of(class);
 	if (k->error != CERT_OK)
 		return;
-	if (k->certs == CERT_CHAIN)
+	if (k->certs == CERT_CHAIN || length > k->bytes.cap - k->bytes.n)
 		k->error = CERT_TOO_MANY;
-	else if (length > k->bytes.cap - k->bytes.n)
-		k->error = CERT_TOO_LARGE;
 }
 
 static void append(const br_x509_class **class, const unsigned char *p, size_t n)

@@ -63,6 +63,9 @@ static const char *errno_text(int code)
 	}
 }
 
+/* Without them TLS is not safe, and the answer of a name server could be guessed. */
+static const char no_random[] = "the kernel has no random numbers yet";
+
 /* --- one peer --- */
 
 static void close_fd(struct net_peer *p)
@@ -109,7 +112,7 @@ static bool step_lookup(struct net_peer *p, int64_t now_ms)
 	if (begun)
 		resolve_begin(p->host, random, now_ms);
 	if (host->state == DNS_IDLE)
-		ended(p, LINK_REFUSED, 0, "the kernel has no random numbers yet");
+		ended(p, LINK_REFUSED, 0, no_random);
 	else if (host->state == DNS_FOUND)
 		connect_next(p, now_ms, 0);
 	else if (host->state == DNS_FAILED)
@@ -136,8 +139,7 @@ static bool step_connect(struct net *net, struct net_peer *p, int64_t now_ms)
 	struct buf peer = BUF(text);
 	dns_put_address(&peer, &p->address);
 	if (p->link->tls != NULL && !net_random(entropy, sizeof entropy)) {
-		ended(p, LINK_REFUSED, 0,
-		        "the kernel has no random numbers yet, without which TLS is not safe");
+		ended(p, LINK_REFUSED, 0, no_random);
 		return true;
 	}
 	link_connected(p->link, buf_cstr(&peer), net_wall_us() / 1000000, entropy);

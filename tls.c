@@ -23,7 +23,6 @@ void tls_wipe_used(void *p, size_t n)
 /* Words */
 
 enum text {
-	NO_ERROR,
 	OURS,
 	NOT_TLS,
 	NOTHING_SHARED,
@@ -31,19 +30,15 @@ enum text {
 	LARGE_RECORD,
 	TOO_LARGE,
 	CHANGED_DATA,
-	CHANGED_HANDSHAKE,
 	NOT_OFFERED,
 	WRONG_KEY,
 	CLIENT_CERT,
 	ALERT,
 	REFUSES_TLS12,
-	INTERNAL,
 	UNKNOWN_NAME,
-	ENDED,
 	UNKNOWN
 };
 static const char *const texts[] = {
-        [NO_ERROR] = "no error",
         [OURS] = "a mistake in iamcat itself: please report it",
         [NOT_TLS] = "the broker speaks no TLS 1.2, or no TLS at all on this port: check MQTT_BROKER_PORT "
                     "(8883 is "
@@ -58,7 +53,6 @@ static const char *const texts[] = {
         [TOO_LARGE] = "a certificate or key of the broker's is too large: use RSA keys of at most 4096 bits",
         [CHANGED_DATA] = "the data was changed on its way: look for a faulty network or a device that "
                          "meddles with TLS",
-        [CHANGED_HANDSHAKE] = "the handshake was changed on its way: look for a device that meddles with TLS",
         [NOT_OFFERED] =
                 "the broker uses a curve or hash that was not offered: it must take X25519, P-256 or P-384, "
                 "and SHA-256 or better",
@@ -70,9 +64,7 @@ static const char *const texts[] = {
                 "broker",
         [ALERT] = "the broker has ended the connection with a TLS alert: its log says why",
         [REFUSES_TLS12] = "the broker refuses TLS 1.2: turn it on in its TLS settings",
-        [INTERNAL] = "the broker has an error of its own: its log says more",
         [UNKNOWN_NAME] = "the broker does not know the name that it was called by: check MQTT_BROKER_HOST",
-        [ENDED] = "iamcat has ended the connection, since the broker breaks the rules of TLS",
         [UNKNOWN] = "an unknown TLS error",
 };
 
@@ -83,7 +75,7 @@ static const struct {
 	uint16_t from;
 	uint8_t text;
 } errors[] = {
-        {BR_ERR_OK, NO_ERROR},
+        {BR_ERR_OK, UNKNOWN},
         {BR_ERR_BAD_PARAM, BROKEN_RULES},
         {BR_ERR_BAD_STATE, OURS},
         {BR_ERR_UNSUPPORTED_VERSION, NOT_TLS},
@@ -96,7 +88,7 @@ static const struct {
         {BR_ERR_BAD_CIPHER_SUITE, NOTHING_SHARED},
         {BR_ERR_BAD_COMPRESSION, BROKEN_RULES},
         {BR_ERR_LIMIT_EXCEEDED, TOO_LARGE},
-        {BR_ERR_BAD_FINISHED, CHANGED_HANDSHAKE},
+        {BR_ERR_BAD_FINISHED, CHANGED_DATA},
         {BR_ERR_RESUME_MISMATCH, BROKEN_RULES},
         {BR_ERR_INVALID_ALGORITHM, NOT_OFFERED},
         {BR_ERR_BAD_SIGNATURE, WRONG_KEY},
@@ -113,13 +105,11 @@ static const struct {
         {IN + 70, REFUSES_TLS12},  /* protocol_version */
         {IN + 71, NOTHING_SHARED}, /* insufficient_security */
         {IN + 72, ALERT},
-        {IN + 80, INTERNAL},
-        {IN + 81, ALERT},
         {IN + 112, UNKNOWN_NAME}, /* unrecognized_name */
         {IN + 113, ALERT},
         {IN + 116, CLIENT_CERT}, /* certificate_required */
         {IN + 117, ALERT},
-        {OUT, ENDED},
+        {OUT, BROKEN_RULES},
         {OUT + 256, UNKNOWN},
 };
 
@@ -178,23 +168,15 @@ static const char *end_block(struct reading *r)
 	struct tls_anchors *a = r->a;
 	struct slice der = {a->mem + r->start, a->used - r->start};
 	r->inside = false;
-	if (r->full)
-		return "too much: there is no room for their names and keys";
-	if (a->n == TLS_ANCHORS)
+	if (r->full || a->n == TLS_ANCHORS)
 		return "too many: there is no room for more certificates";
 	struct cert_anchor *anchor = (struct cert_anchor *)(void *)a->mem + a->n;
-	switch (cert_read_anchor(anchor, der)) {
-	case CERT_OK:
-		keep_parts(r, anchor);
-		a->n++;
-		return NULL;
-	case CERT_KEY:
-		return "its key is neither RSA of at most 4096 bits nor EC on the curve P-256 or P-384";
-	case CERT_WEAK_KEY: return "its RSA key has less than 2048 bits";
-	case CERT_CRITICAL_EXTENSION: return "it has a critical extension that iamcat does not know";
-	case CERT_CONSTRAINT_FORM: return "its name constraints are of a kind that iamcat does not know";
-	default: return "it is damaged, or not a certificate at all";
-	}
+	enum cert_error error = cert_read_anchor(anchor, der);
+	if (error != CERT_OK)
+		return cert_error_text((int)error);
+	keep_parts(r, anchor);
+	a->n++;
+	return NULL;
 }
 
 static bool take_base64(struct reading *r, struct slice line)
@@ -216,16 +198,16 @@ static bool take_base64(struct reading *r, struct slice line)
 	return true;
 }
 
-static const char begin[] = "-----BEGIN ";
+static const char begin[] = "-----BEGIN ",
+                  bad_text[] = "its text is damaged: not base64, or without an END CERTIFICATE line";
 
 /* Takes a line (RFC 7468 §2). Returns NULL, or what is wrong with it. */
 static const char *take_line(struct reading *r, struct slice line)
 {
-	static const char damaged[] = "its text is damaged: not base64, or without an END CERTIFICATE line";
 	if (r->inside && slice_is(line, "-----END CERTIFICATE-----"))
-		return r->digits % 4 == 0 ? end_block(r) : damaged;
+		return r->digits % 4 == 0 ? end_block(r) : bad_text;
 	if (r->inside)
-		return take_base64(r, line) ? NULL : damaged;
+		return take_base64(r, line) ? NULL : bad_text;
 	if (line.n == 0 || slice_find(line, begin) > 0)
 		return NULL;
 	if (!slice_is(line, "-----BEGIN CERTIFICATE-----"))
@@ -266,9 +248,7 @@ static const char *read_text(struct reading *r, struct slice pem)
 			line = slice_from(line, 1);
 		wrong = take_line(r, line);
 	}
-	if (wrong == NULL && r->inside)
-		wrong = "it ends too early: its END CERTIFICATE line is missing";
-	return wrong;
+	return wrong == NULL && r->inside ? bad_text : wrong;
 }
 
 bool tls_anchors_read(struct tls_anchors *a, struct slice pem, struct buf *why)
@@ -284,14 +264,10 @@ bool tls_anchors_read(struct tls_anchors *a, struct slice pem, struct buf *why)
 	const char *wrong = read_text(&r, pem);
 	if (wrong == NULL && a->n > 0)
 		return true;
-	if (wrong != NULL) {
-		buf_put_str(why, "certificate ");
-		buf_put_u64(why, a->n + 1);
-		buf_put_str(why, ": ");
-		buf_put_str(why, wrong);
-	} else {
+	if (wrong != NULL)
+		buf_put_text(why, "certificate %zu: %s", a->n + 1, wrong);
+	else
 		buf_put_str(why, "no certificate in it (a line -----BEGIN CERTIFICATE----- is expected)");
-	}
 	a->n = a->used = 0;
 	return false;
 }

@@ -362,11 +362,11 @@ static enum cert_error read_guarded(struct cert *c, struct slice der)
 static const char *name_of(unsigned error)
 {
 	static char text[40];
-	static const char *const names[] = {"NONE", "TOO_MANY", "TOO_LARGE", "MALFORMED", "VERSION",
-	        "DUPLICATE_EXTENSION", "CRITICAL_EXTENSION", "ALGORITHM", "WEAK_SIGNATURE", "KEY", "WEAK_KEY",
-	        "NAME", "NO_NAME", "EXPIRED", "NOT_YET_VALID", "KEY_USAGE", "EXTENDED_KEY_USAGE",
-	        "LEAF_IS_CA", "LEAF_CONSTRAINTS", "NOT_CA", "PATH_LENGTH", "CONSTRAINED", "CONSTRAINT_FORM",
-	        "SIGNATURE", "UNTRUSTED", "ANCHOR_EXPIRED"};
+	static const char *const names[] = {"NONE", "TOO_MANY", "MALFORMED", "VERSION", "DUPLICATE_EXTENSION",
+	        "CRITICAL_EXTENSION", "ALGORITHM", "WEAK_SIGNATURE", "KEY", "WEAK_KEY", "NAME", "NO_NAME",
+	        "EXPIRED", "NOT_YET_VALID", "KEY_USAGE", "EXTENDED_KEY_USAGE", "LEAF_IS_CA",
+	        "LEAF_CONSTRAINTS", "NOT_CA", "PATH_LENGTH", "CONSTRAINED", "CONSTRAINT_FORM", "SIGNATURE",
+	        "UNTRUSTED", "ANCHOR_EXPIRED"};
 	static_assert(sizeof names / sizeof names[0] == CERT_ERRORS - CERT_NONE, "all of them");
 	sprintf(text, "%s (%d)", error >= CERT_NONE && error < CERT_ERRORS ? names[error - CERT_NONE] : "OK?",
 	        error);
@@ -1647,7 +1647,7 @@ static void sizes(void **state)
 		begin_check(list, 1, "broker.test", in_2030);
 		send_cert(chain[0], 100);
 		send_cert((struct slice){filler, CERT_CHAIN_BYTES - chain[0].n + more}, 5000);
-		assert_int_equal(cert_class.end_chain(&check.vtable), more ? CERT_TOO_LARGE : CERT_OK);
+		assert_int_equal(cert_class.end_chain(&check.vtable), more ? CERT_TOO_MANY : CERT_OK);
 		assert_int_equal(check.bytes.n, more ? chain[0].n : CERT_CHAIN_BYTES);
 	}
 	/* The length that is announced, up to the protocol's limit */
@@ -1656,7 +1656,7 @@ static void sizes(void **state)
 	for (size_t i = 0; i < 600; i++)
 		cert_class.append(&check.vtable, filler, CERT_CHAIN_BYTES);
 	cert_class.end_cert(&check.vtable);
-	assert_int_equal(cert_class.end_chain(&check.vtable), CERT_TOO_LARGE);
+	assert_int_equal(cert_class.end_chain(&check.vtable), CERT_TOO_MANY);
 	assert_int_equal(check.detail.n, 0);
 	/* Too many, and then the next chain is judged by itself */
 	begin_check(list, 1, "broker.test", in_2030);
@@ -1699,7 +1699,7 @@ static void words(void **state)
 	static const struct {
 		int error;
 		const char *word;
-	} cases[] = {{CERT_NONE, "no certificate"}, {CERT_TOO_MANY, "more than 8"}, {CERT_TOO_LARGE, "32 kB"},
+	} cases[] = {{CERT_NONE, "no certificate"}, {CERT_TOO_MANY, "more than 8"}, {CERT_TOO_MANY, "32 kB"},
 	        {CERT_MALFORMED, "badly made"}, {CERT_VERSION, "version 3"},
 	        {CERT_DUPLICATE_EXTENSION, "twice"}, {CERT_CRITICAL_EXTENSION, "critical"},
 	        {CERT_ALGORITHM, "kind of signature"}, {CERT_WEAK_SIGNATURE, "SHA-1"},
