@@ -250,8 +250,8 @@ static bool read_rsa_key(struct cert *c, struct slice bits)
 		note(c, CERT_WEAK_KEY);
 	if (n.n > 512 || e.n > 4 || (e.p[e.n - 1] & 1) == 0 || (e.n == 1 && e.p[0] == 1))
 		note(c, CERT_KEY);
-	c->key.key_type = BR_KEYTYPE_RSA;
-	c->key.key.rsa = (br_rsa_public_key){(unsigned char *)n.p, n.n, (unsigned char *)e.p, e.n};
+	c->self.key.key_type = BR_KEYTYPE_RSA;
+	c->self.key.key.rsa = (br_rsa_public_key){(unsigned char *)n.p, n.n, (unsigned char *)e.p, e.n};
 	return true;
 }
 
@@ -271,8 +271,8 @@ static bool read_key(struct cert *c, struct slice in)
 		note(c, CERT_KEY);
 		return true;
 	}
-	c->key.key_type = BR_KEYTYPE_EC;
-	c->key.key.ec =
+	c->self.key.key_type = BR_KEYTYPE_EC;
+	c->self.key.key.ec =
 	        (br_ec_public_key){p256 ? BR_EC_secp256r1 : BR_EC_secp384r1, (unsigned char *)bits.p, bits.n};
 	return bits.p[0] == 4; /* RFC 5480 §2.2: uncompressed */
 }
@@ -381,12 +381,12 @@ static bool names_allowed(struct slice constraints, struct slice alt_names)
 /* RFC 5280 §4.2.1.9. */
 static bool read_basic_constraints(struct cert *c, struct slice in)
 {
-	c->ca = take_flag(&in);
+	c->self.ca = take_flag(&in);
 	if (in.n == 0)
 		return true;
 	struct slice length = take_unsigned(&in);
-	c->path_length = length.n == 1 ? length.p[0] : CERT_CHAIN;
-	return c->ca && in.n == 0;
+	c->self.path_length = length.n == 1 ? length.p[0] : CERT_CHAIN;
+	return c->self.ca && in.n == 0;
 }
 
 /* RFC 5280 §4.2.1.3: at least one bit is set, and of the unused ones none (X.690 §11.2.1). */
@@ -430,7 +430,7 @@ static bool read_alt_names(struct cert *c, struct slice in)
 static bool read_constraints(struct cert *c, struct slice in)
 {
 	struct slice subtrees, base;
-	c->constraints = in;
+	c->self.constraints = in;
 	while (in.n > 0) {
 		int which = der_next(&in, &subtrees);
 		if ((which != TAG_0 && which != TAG_1) || subtrees.n == 0)
@@ -501,7 +501,7 @@ static bool read_version(struct cert *c, struct slice *in)
 		return tagged.n == 0;
 	/* Before version 3 nothing says which certificates are a CA's: a root is one by being trusted. */
 	note(c, CERT_VERSION);
-	c->ca = true;
+	c->self.ca = true;
 	return true;
 }
 
@@ -513,9 +513,9 @@ static bool read_body(struct cert *c, struct slice in, struct slice algorithm)
 	struct slice inner = take(&in, SEQUENCE);
 	c->issuer = take_whole(&in, SEQUENCE);
 	struct slice validity = take(&in, SEQUENCE);
-	c->not_before_s = take_time(&validity);
-	c->not_after_s = take_time(&validity);
-	c->subject = take_whole(&in, SEQUENCE);
+	c->self.not_before_s = take_time(&validity);
+	c->self.not_after_s = take_time(&validity);
+	c->self.subject = take_whole(&in, SEQUENCE);
 	struct slice key = take(&in, SEQUENCE);
 	take_optional(&in, 0x81); /* unique identifiers */
 	take_optional(&in, 0x82);
@@ -526,7 +526,7 @@ static bool read_body(struct cert *c, struct slice in, struct slice algorithm)
 
 enum cert_error cert_read(struct cert *c, struct slice der)
 {
-	*c = (struct cert){.der = der, .path_length = -1, .key_usage = 0xffff, .server_auth = true};
+	*c = (struct cert){.self.path_length = -1, .key_usage = 0xffff, .server_auth = true};
 	struct slice outer = take(&der, SEQUENCE);
 	c->tbs = take_whole(&outer, SEQUENCE);
 	struct slice algorithm = take(&outer, SEQUENCE), tbs = c->tbs, body = take(&tbs, SEQUENCE);
@@ -547,8 +547,7 @@ enum cert_error cert_read_anchor(struct cert_anchor *anchor, struct slice der)
 		return CERT_MALFORMED;
 	if ((c.errors & ~(uint32_t)FORGIVEN) != 0)
 		return (enum cert_error)(CERT_NONE + __builtin_ctz(c.errors & ~(uint32_t)FORGIVEN));
-	*anchor = (struct cert_anchor){
-	        c.subject, c.key, c.not_before_s, c.not_after_s, c.ca, c.path_length, c.constraints};
+	*anchor = c.self;
 	return CERT_OK;
 }
 
@@ -597,21 +596,21 @@ static bool verify(struct cert_check *k, const struct cert *c, const br_x509_pke
 	       memcmp(hash, signed_hash, size) == 0;
 }
 
-static enum cert_error check_dates(const struct cert_check *k, int64_t not_before_s, int64_t not_after_s)
+static enum cert_error check_dates(const struct cert_check *k, const struct cert_anchor *a)
 {
-	return k->time_s < not_before_s  ? CERT_NOT_YET_VALID
-	       : k->time_s > not_after_s ? CERT_EXPIRED
-	                                 : CERT_OK;
+	return k->time_s < a->not_before_s  ? CERT_NOT_YET_VALID
+	       : k->time_s > a->not_after_s ? CERT_EXPIRED
+	                                    : CERT_OK;
 }
 
-/* May c be used at this time, in the role that a key usage stands for (RFC 5280 §4.2.1.3)? */
+/* May c be used in the role that a key usage stands for (RFC 5280 §4.2.1.3)? */
 enum { DIGITAL_SIGNATURE = 0x8000, KEY_CERT_SIGN = 0x8000 >> 5 };
 
-static enum cert_error check_use(const struct cert_check *k, const struct cert *c, unsigned key_usage)
+static enum cert_error check_use(const struct cert *c, unsigned key_usage)
 {
 	if ((c->key_usage & key_usage) == 0)
 		return CERT_KEY_USAGE;
-	return c->server_auth ? check_dates(k, c->not_before_s, c->not_after_s) : CERT_EXTENDED_KEY_USAGE;
+	return c->server_auth ? CERT_OK : CERT_EXTENDED_KEY_USAGE;
 }
 
 /* A way up from the leaf: cert[0] is the leaf, each is issued by the next. */
@@ -622,7 +621,7 @@ struct path {
 
 static bool self_issued(const struct cert *c)
 {
-	return slice_eq(c->subject, c->issuer);
+	return slice_eq(c->self.subject, c->issuer);
 }
 
 /* RFC 5280 §6.1.4 l: how many of the certificates count against a path length, above the leaf. */
@@ -634,46 +633,50 @@ static int path_length(const struct cert_check *k, const struct path *p)
 	return n;
 }
 
-/* Has this anchor signed the last certificate of the path, and is the whole path as it must be? */
-static enum cert_error try_anchor(struct cert_check *k, const struct path *p, const struct cert_anchor *a)
+/* Has the holder of this name and key signed the last certificate of the path, and was it allowed to? fault:
+ * what is wrong with it otherwise. */
+static enum cert_error try_issuer(
+        struct cert_check *k, const struct path *p, const struct cert_anchor *by, enum cert_error fault)
 {
 	const struct cert *last = &k->cert[p->cert[p->depth]];
-	if (!a->ca || !slice_eq(a->subject, last->issuer))
+	if (!slice_eq(by->subject, last->issuer))
 		return CERT_UNTRUSTED;
-	if (!verify(k, last, &a->key))
+	if (fault != CERT_OK)
+		return fault;
+	if (!verify(k, last, &by->key))
 		return CERT_SIGNATURE;
-	if (check_dates(k, a->not_before_s, a->not_after_s) != CERT_OK)
+	return by->path_length >= 0 && path_length(k, p) > by->path_length ? CERT_PATH_LENGTH
+	                                                                   : check_dates(k, by);
+}
+
+/* May this anchor be the end of the path? */
+static enum cert_error try_anchor(struct cert_check *k, const struct path *p, const struct cert_anchor *a)
+{
+	enum cert_error error = try_issuer(k, p, a, a->ca ? CERT_OK : CERT_UNTRUSTED);
+	if (error == CERT_EXPIRED || error == CERT_NOT_YET_VALID)
 		return CERT_ANCHOR_EXPIRED;
-	if (a->path_length >= 0 && path_length(k, p) > a->path_length)
-		return CERT_PATH_LENGTH;
 	/* The names of each certificate lie within the constraints of all above it. */
-	for (size_t i = 1; i <= p->depth + 1; i++) {
-		struct slice limits = i <= p->depth ? k->cert[p->cert[i]].constraints : a->constraints;
+	for (size_t i = 1; error == CERT_OK && i <= p->depth + 1; i++) {
+		struct slice limits = (i <= p->depth ? &k->cert[p->cert[i]].self : a)->constraints;
 		for (size_t j = 0; j < i; j++)
 			if (!names_allowed(limits, k->cert[p->cert[j]].alt_names))
-				return CERT_CONSTRAINED;
+				error = CERT_CONSTRAINED;
 	}
-	return CERT_OK;
+	return error;
 }
 
 /* May the certificate i be the next one of the path? */
-static enum cert_error try_issuer(struct cert_check *k, const struct path *p, unsigned i)
+static enum cert_error try_cert(struct cert_check *k, const struct path *p, unsigned i)
 {
-	const struct cert *c = &k->cert[i], *last = &k->cert[p->cert[p->depth]];
+	const struct cert *c = &k->cert[i];
 	for (size_t j = 0; j <= p->depth; j++)
 		if (p->cert[j] == i)
 			return CERT_UNTRUSTED;
-	/* A root that is sent along is not needed: that it is of an old kind says nothing. */
-	if (!slice_eq(c->subject, last->issuer) || (c->error != CERT_OK && self_issued(c)))
-		return CERT_UNTRUSTED;
-	if (c->error != CERT_OK)
-		return c->error;
-	if (!c->ca)
-		return CERT_NOT_CA;
-	if (c->path_length >= 0 && path_length(k, p) > c->path_length)
-		return CERT_PATH_LENGTH;
-	enum cert_error error = check_use(k, c, KEY_CERT_SIGN);
-	return error != CERT_OK ? error : verify(k, last, &c->key) ? CERT_OK : CERT_SIGNATURE;
+	enum cert_error fault = !c->self.ca ? CERT_NOT_CA : check_use(c, KEY_CERT_SIGN);
+	if (c->error != CERT_OK) /* that a root which is sent along is of an old kind says nothing: it is not
+	                            needed */
+		fault = self_issued(c) ? CERT_UNTRUSTED : c->error;
+	return try_issuer(k, p, &c->self, fault);
 }
 
 /* Remembers the first error that says more than that no way was found. */
@@ -709,7 +712,7 @@ static bool find_path(struct cert_check *k)
 				return false;
 			continue;
 		}
-		enum cert_error error = try_issuer(k, &p, i);
+		enum cert_error error = try_cert(k, &p, i);
 		note_fault(k, error, error == CERT_SIGNATURE ? last : i);
 		if (error == CERT_OK) {
 			p.cert[++p.depth] = (uint8_t)i;
@@ -722,8 +725,8 @@ static bool find_path(struct cert_check *k)
 static const struct cert_anchor *leaf_anchor(const struct cert_check *k)
 {
 	for (size_t i = 0; i < k->anchors; i++)
-		if (slice_eq(k->anchor[i].subject, k->cert[0].subject) &&
-		        cert_same_key(&k->anchor[i].key, &k->cert[0].key))
+		if (slice_eq(k->anchor[i].subject, k->cert[0].self.subject) &&
+		        cert_same_key(&k->anchor[i].key, &k->cert[0].self.key))
 			return &k->anchor[i];
 	return NULL;
 }
@@ -737,11 +740,12 @@ static enum cert_error check_leaf(const struct cert_check *k, bool is_anchor)
 		return CERT_NO_NAME;
 	if (!cert_matches(leaf->alt_names, k->host))
 		return CERT_NAME;
-	if (leaf->ca && !is_anchor)
+	if (leaf->self.ca && !is_anchor)
 		return CERT_LEAF_IS_CA;
-	if (leaf->constraints.p != NULL && !is_anchor)
+	if (leaf->self.constraints.p != NULL && !is_anchor)
 		return CERT_LEAF_CONSTRAINTS;
-	return check_use(k, leaf, DIGITAL_SIGNATURE);
+	enum cert_error error = check_use(leaf, DIGITAL_SIGNATURE);
+	return error != CERT_OK ? error : check_dates(k, &leaf->self);
 }
 
 static enum cert_error check_chain(struct cert_check *k)
@@ -762,7 +766,7 @@ static enum cert_error check_chain(struct cert_check *k)
 	k->path[0] = 0;
 	k->path_certs = 1;
 	k->root = own;
-	return check_dates(k, own->not_before_s, own->not_after_s) == CERT_OK ? CERT_OK : CERT_ANCHOR_EXPIRED;
+	return check_dates(k, own) == CERT_OK ? CERT_OK : CERT_ANCHOR_EXPIRED;
 }
 
 /* --- words --- */
@@ -834,14 +838,14 @@ void cert_describe(struct buf *b, const struct cert *c)
 	if (b->n == before + 4) { /* no host name or address is in it */
 		b->n = before;
 		buf_put_str(b, "of ");
-		put_quoted(b, cert_name_text(c->subject));
+		put_quoted(b, cert_name_text(c->self.subject));
 	}
 	buf_put_str(b, ", issued by ");
 	put_quoted(b, cert_name_text(c->issuer));
 	buf_put_str(b, ", valid ");
-	cert_put_day(b, c->not_before_s);
+	cert_put_day(b, c->self.not_before_s);
 	buf_put_str(b, " to ");
-	cert_put_day(b, c->not_after_s);
+	cert_put_day(b, c->self.not_after_s);
 }
 
 /* What the certificate at fault says, and what was expected. */
@@ -923,7 +927,7 @@ static const br_x509_pkey *get_pkey(const br_x509_class *const *class, unsigned 
 	struct cert_check *k = check_of(class);
 	if (usages != NULL)
 		*usages = BR_KEYTYPE_SIGN;
-	return &k->cert[0].key;
+	return &k->cert[0].self.key;
 }
 
 const br_x509_class cert_class = {

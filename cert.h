@@ -49,37 +49,33 @@ enum cert_error {
 /* A sentence for a cert_error: what is wrong and what to do. Static. */
 const char *cert_error_text(int error);
 
-/* A certificate that was read; its slices and key point into the DER bytes. */
-struct cert {
-	enum cert_error error; /* the first thing that is wrong with it by itself, whatever it is used for */
-	uint32_t errors;       /* all of them: bit CERT_x - CERT_NONE */
-	int path_length;       /* -1: no limit */
-	uint16_t key_usage;    /* bit 15 is digitalSignature (0); all ones when the extension is missing */
-	uint8_t algorithm;     /* of the signature: an index into a table of cert.c */
-	bool ca;               /* basicConstraints say so */
-	bool server_auth;      /* extendedKeyUsage is missing or allows it */
-	struct slice subject, issuer; /* whole encodings, as they stand */
-	struct slice alt_names;       /* the GeneralNames of subjectAltName; .p NULL when missing */
-	struct slice constraints;     /* the subtrees of nameConstraints; .p NULL when missing */
+/* Who may issue certificates: name, key and limits, of a root that is trusted (RFC 5280 §6.1.1 d) or of a
+ * certificate. The bytes are the owner's. */
+struct cert_anchor {
+	struct slice subject; /* whole encoding */
 	br_x509_pkey key;
 	int64_t not_before_s, not_after_s; /* since 1970, both inclusive */
-	struct slice der, tbs, signature;  /* whole encodings; content */
+	bool ca;                  /* otherwise a root is trusted as a server's own certificate only */
+	int path_length;          /* -1: no limit */
+	struct slice constraints; /* the subtrees of nameConstraints; .p NULL when missing */
+};
+
+/* A certificate that was read; its slices and key point into the DER bytes. */
+struct cert {
+	struct cert_anchor self;
+	enum cert_error error;  /* the first thing that is wrong with it by itself, whatever it is used for */
+	uint32_t errors;        /* all of them: bit CERT_x - CERT_NONE */
+	uint16_t key_usage;     /* bit 15 is digitalSignature (0); all ones when the extension is missing */
+	uint8_t algorithm;      /* of the signature: an index into a table of cert.c */
+	bool server_auth;       /* extendedKeyUsage is missing or allows it */
+	struct slice issuer;    /* whole encoding, as it stands */
+	struct slice alt_names; /* the GeneralNames of subjectAltName; .p NULL when missing */
+	struct slice tbs, signature; /* whole encoding; content */
 };
 
 /* Reads one certificate that fills der. Returns c->error: CERT_OK, or CERT_MALFORMED (c is not to be used),
  * or another rule that it breaks. */
 enum cert_error cert_read(struct cert *c, struct slice der);
-
-/* A root that is trusted: name, key and limits of its certificate (RFC 5280 §6.1.1 d). The bytes are the
- * owner's. */
-struct cert_anchor {
-	struct slice subject; /* whole encoding */
-	br_x509_pkey key;
-	int64_t not_before_s, not_after_s;
-	bool ca;                  /* otherwise it is trusted as a server's own certificate only */
-	int path_length;          /* -1: no limit */
-	struct slice constraints; /* .p NULL: none */
-};
 
 /* The check of one server's chain. */
 struct cert_check {

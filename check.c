@@ -258,8 +258,8 @@ static void put_chain(const struct check *c, struct buf *t, int64_t now_s)
 		const struct cert *cert = &k->cert[k->path[i]];
 		buf_put_str(t, "\n");
 		cert_describe(t, cert);
-		if (cert->not_after_s < end_s)
-			end_s = cert->not_after_s;
+		if (cert->self.not_after_s < end_s)
+			end_s = cert->self.not_after_s;
 	}
 	buf_put_str(t, "\nroot '");
 	buf_put_escaped(t, cert_name_text(k->root->subject), 64);
@@ -303,7 +303,7 @@ static bool done(struct check *c, struct buf *t, struct bridge_time time)
 		if (l->state != LINK_UP)
 			return false;
 		buf_put_text(t, "version 1.2, ECDHE-%s%s",
-		        l->tls->check.cert[0].key.key_type == BR_KEYTYPE_EC ? "ECDSA-" : "RSA-",
+		        l->tls->check.cert[0].self.key.key_type == BR_KEYTYPE_EC ? "ECDSA-" : "RSA-",
 		        cipher(l->tls->session.cipher_suite));
 		put_chain(c, t, time.wall_us / 1000000);
 		return true;

@@ -45,8 +45,9 @@ static bool forged;
 static bool is_known(const struct slice key)
 {
 	for (size_t i = 0; i < genuines; i++)
-		if (known[i].key.key_type == BR_KEYTYPE_EC &&
-		        slice_eq(key, (struct slice){known[i].key.key.ec.q, known[i].key.key.ec.qlen}))
+		if (known[i].self.key.key_type == BR_KEYTYPE_EC &&
+		        slice_eq(key,
+		                (struct slice){known[i].self.key.key.ec.q, known[i].self.key.key.ec.qlen}))
 			return true;
 	return false;
 }
@@ -97,8 +98,8 @@ static void read_alone(struct slice der, const char *host)
 	enum cert_error error = cert_read(&c, copy);
 	CHECK(error == c.error && (error == CERT_OK || cert_error_text((int)error)[0] != 'u'));
 	if (error != CERT_MALFORMED) {
-		const struct slice parts[] = {c.tbs, c.subject, c.issuer, c.signature, c.alt_names,
-		        c.constraints, cert_name_text(c.subject), cert_name_text(c.issuer)};
+		const struct slice parts[] = {c.tbs, c.self.subject, c.issuer, c.signature, c.alt_names,
+		        c.self.constraints, cert_name_text(c.self.subject), cert_name_text(c.issuer)};
 		for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
 			CHECK(within(parts[i], copy));
 		cert_describe(&words, &c);
@@ -145,9 +146,9 @@ static void check_accepted(const struct cert_check *k)
 	CHECK(good);
 	CHECK(k->certs >= 1 && k->certs <= CERT_CHAIN && leaf->error == CERT_OK && k->detail.n == 0);
 	CHECK(cert_matches(leaf->alt_names, k->host) && k->host[0] != 0);
-	CHECK(leaf->not_before_s <= k->time_s && k->time_s <= leaf->not_after_s);
+	CHECK(leaf->self.not_before_s <= k->time_s && k->time_s <= leaf->self.not_after_s);
 	CHECK(k->signatures <= CERT_SIGNATURES && (k->signatures > 0 || leaf_anchor(k) != NULL));
-	CHECK(k->vtable->get_pkey(&k->vtable, NULL) == &leaf->key);
+	CHECK(k->vtable->get_pkey(&k->vtable, NULL) == &leaf->self.key);
 }
 
 /* The head: host and forged, time and anchors, size of the pieces. */
@@ -230,8 +231,8 @@ static void learn_signatures(void)
 		for (size_t by = 0; by < genuines; by++) {
 			k.signatures = 0;
 			if ((known[i].errors & UNKNOWN) != 0 ||
-			        !slice_eq(known[i].issuer, known[by].subject) ||
-			        !verify(&k, &known[i], &known[by].key))
+			        !slice_eq(known[i].issuer, known[by].self.subject) ||
+			        !verify(&k, &known[i], &known[by].self.key))
 				continue;
 			CHECK(signings < MAX);
 			memcpy(signing[signings].digest, digest, sizeof digest);
