@@ -832,14 +832,11 @@ void cert_put_day(struct buf *b, int64_t time_s)
 
 void cert_describe(struct buf *b, const struct cert *c)
 {
-	size_t before = b->n;
 	buf_put_str(b, "for ");
+	size_t before = b->n;
 	put_alt_names(b, c->alt_names);
-	if (b->n == before + 4) { /* no host name or address is in it */
-		b->n = before;
-		buf_put_str(b, "of ");
+	if (b->n == before) /* no host name or address is in it */
 		put_quoted(b, cert_name_text(c->self.subject));
-	}
 	buf_put_str(b, ", issued by ");
 	put_quoted(b, cert_name_text(c->issuer));
 	buf_put_str(b, ", valid ");
@@ -855,10 +852,7 @@ static void put_detail(struct cert_check *k)
 	if (k->certs == 0 || k->error == CERT_TOO_MANY)
 		return;
 	if (k->cert[k->fault].error == CERT_MALFORMED) {
-		buf_put_str(b, "certificate ");
-		buf_put_u64(b, k->fault + 1);
-		buf_put_str(b, " of ");
-		buf_put_u64(b, k->certs);
+		buf_put_text(b, "certificate %u of %u", k->fault + 1, k->certs);
 		return;
 	}
 	cert_describe(b, &k->cert[k->fault]);

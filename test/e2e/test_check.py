@@ -103,7 +103,7 @@ def test_the_chain_is_shown_as_it_was_verified(lab: Lab):
     at = next(i for i, line in enumerate(run.lines) if " ms TLS: " in line)
     issued = [re.search(r"issued by '(.*?)'", line) for line in run.lines[at + 1:at + 4]]
     assert [m and m[1] for m in issued] == ["between CA", "iamcat lab CA", None], run.text
-    assert "of 'between CA'" in run.lines[at + 2]
+    assert "for 'between CA'" in run.lines[at + 2]
     assert "root 'iamcat lab CA' of MQTT_ROOT_CA, valid to" in run.lines[at + 3]
     assert "stray" not in run.text
 
