@@ -14,6 +14,7 @@ _Static_assert(
 _Static_assert(BRIDGE_QUEUE_BYTES >= BRIDGE_REQUEST_BYTES + 64, "the largest request waits");
 _Static_assert(BRIDGE_CONTROL_BYTES >= BRIDGE_SECRET_BYTES + 4 * BRIDGE_TEXT_BYTES + 256, "CONNECT");
 _Static_assert(BRIDGE_OUTBOX_BYTES >= HTTP_BODY_BYTES + BRIDGE_TEXT_BYTES + 256, "the largest state");
+_Static_assert(BRIDGE_OUTBOX_BYTES < 65533 * 32, "a packet id for each publish");
 _Static_assert(BRIDGE_OUTBOX_BYTES >=
                        BRIDGE_RESERVE_BYTES + BRIDGE_REQUEST_BYTES + BRIDGE_CALL_BODY_BYTES / 4 * 5 + 512,
         "the largest answer, whose NaN become null, and the reserve");
@@ -207,7 +208,7 @@ static bool publish_state(struct bridge *b, struct slice object, bool words)
 		put_state(&p, object, words);
 	else
 		put_fallback(b, &p);
-	return mqtt_outbox_commit(&b->outbox, slice_str(b->topic_state), &p, true);
+	return mqtt_outbox_commit(&b->outbox, &p, true);
 }
 
 /* NULL when the call brought a usable state, or what is wrong with it. */

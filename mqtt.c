@@ -278,82 +278,62 @@ void mqtt_outbox_init(struct mqtt_outbox *o, void *mem, size_t cap)
 	o->last_id = MQTT_SUBSCRIBE_ID;
 }
 
-/* A packet id that is not in use; 0: all are. */
-static uint16_t new_id(struct mqtt_outbox *o)
-{
-	for (unsigned i = 0; i < UINT16_MAX; i++) {
-		o->last_id = o->last_id == UINT16_MAX ? MQTT_SUBSCRIBE_ID + 1 : (uint16_t)(o->last_id + 1);
-		if (find(o, o->last_id) == NULL)
-			return o->last_id;
-	}
-	return 0;
-}
-
-/* The bytes that a publish needs in a record besides its payload. */
-static size_t overhead(struct slice topic)
-{
-	return offsetof(struct publish, bytes) + HEAD_BYTES + 2 + topic.n + 2;
-}
-
-static unsigned char *put_u16(unsigned char *p, size_t v)
+static void put_u16(unsigned char *p, size_t v)
 {
 	p[0] = (unsigned char)(v >> 8);
 	p[1] = (unsigned char)v;
-	return p + 2;
 }
 
 bool mqtt_outbox_begin(struct mqtt_outbox *o, struct slice topic, struct buf *payload)
 {
-	size_t room;
-	unsigned char *p = queue_vacant(&o->queue, &room);
+	size_t behind = 2 + topic.n + 2, before = offsetof(struct publish, bytes) + HEAD_BYTES + behind;
+	size_t room = queue_room(&o->queue);
 	*payload = (struct buf){NULL, 0, 0, true};
-	if (topic.n == 0 || topic.n > UINT16_MAX || overhead(topic) > room) /* MQTT-4.7.3-1 and -3 */
+	if (topic.n == 0 || topic.n > UINT16_MAX || before > room) /* MQTT-4.7.3-1 and -3 */
 		return false;
-	payload->p = p + overhead(topic);
-	payload->cap = room - overhead(topic);
-	if (payload->cap > MQTT_LENGTH_MAX - 2 - topic.n - 2)
-		payload->cap = MQTT_LENGTH_MAX - 2 - topic.n - 2;
-	payload->full = false;
+	struct publish *m = queue_vacant(&o->queue);
+	put_u16(m->bytes + HEAD_BYTES, topic.n);
+	memcpy(m->bytes + HEAD_BYTES + 2, topic.p, topic.n);
+	room -= before;
+	*payload = buf_over(m->bytes + HEAD_BYTES + behind,
+	        room < MQTT_LENGTH_MAX - behind ? room : MQTT_LENGTH_MAX - behind);
 	return true;
 }
 
-bool mqtt_outbox_commit(struct mqtt_outbox *o, struct slice topic, struct buf *payload, bool passing)
+bool mqtt_outbox_commit(struct mqtt_outbox *o, struct buf *payload, bool passing)
 {
 	unsigned char c[4];
-	uint16_t id = payload->full ? 0 : new_id(o);
-	struct publish *m = id == 0 ? NULL : queue_add(&o->queue, overhead(topic) + payload->n);
-	if (m == NULL)
+	if (payload->full)
 		return false;
-	/* The payload is there already: what goes before it is put right in front. */
-	size_t n = encode_length(c, 2 + topic.n + 2 + payload->n);
-	m->id = id;
+	do
+		o->last_id = o->last_id == UINT16_MAX ? MQTT_SUBSCRIBE_ID + 1 : (uint16_t)(o->last_id + 1);
+	while (find(o, o->last_id) != NULL);
+	/* Topic and payload are there already: the fixed header is put right in front, the id between them.
+	 */
+	struct publish *m = queue_vacant(&o->queue);
+	size_t len = (size_t)(payload->p + payload->n - m->bytes - HEAD_BYTES), n = encode_length(c, len);
+	queue_add(&o->queue, offsetof(struct publish, bytes) + HEAD_BYTES + len);
+	m->id = o->last_id;
 	m->passing = passing;
 	m->start = (uint8_t)(HEAD_BYTES - 1 - n);
 	m->at = m->start;
-	unsigned char *p = m->bytes + m->start;
-	*p++ = MQTT_PUBLISH << 4 | PUBLISH_QOS1;
-	memcpy(p, c, n);
-	p = put_u16(p + n, topic.n);
-	memcpy(p, topic.p, topic.n);
-	put_u16(p + topic.n, id);
+	m->bytes[m->start] = MQTT_PUBLISH << 4 | PUBLISH_QOS1;
+	memcpy(m->bytes + m->start + 1, c, n);
+	put_u16(payload->p - 2, m->id);
 	return true;
 }
 
 void mqtt_outbox_drop_passing(struct mqtt_outbox *o, bool but_newest)
 {
-	struct publish *newest = NULL;
+	uint16_t newest = 0;
 	for (struct publish *m = queue_first(&o->queue); but_newest && m != NULL;
 	        m = queue_next(&o->queue, m))
 		if (m->passing)
-			newest = m;
-	uint16_t keep = newest != NULL ? newest->id : 0;
-	for (struct publish *m = queue_first(&o->queue), *before = NULL; m != NULL;) {
+			newest = m->id;
+	for (struct publish *m = queue_first(&o->queue); m != NULL;) {
 		bool touched = begun(m) || m->bytes[m->start] & PUBLISH_DUP;
-		if (m->passing && !touched && m->id != keep)
-			queue_remove(&o->queue, m);
-		else
-			before = m;
-		m = before == NULL ? queue_first(&o->queue) : queue_next(&o->queue, before);
+		m = m->passing && !touched && m->id != newest ? queue_remove(&o->queue, m)
+		                                              : queue_next(&o->queue, m);
 	}
 }
 
@@ -410,18 +390,13 @@ uint16_t mqtt_outbox_oldest(const struct mqtt_outbox *o)
 
 size_t mqtt_outbox_count(const struct mqtt_outbox *o)
 {
-	size_t n = 0;
-	for (struct publish *m = queue_first(&o->queue); m != NULL; m = queue_next(&o->queue, m))
-		n++;
-	return n;
+	return queue_count(&o->queue);
 }
 
-size_t mqtt_outbox_unacknowledged(const struct mqtt_outbox *o)
+bool mqtt_outbox_waits(const struct mqtt_outbox *o)
 {
-	size_t n = 0;
-	for (struct publish *m = queue_first(&o->queue); m != NULL; m = queue_next(&o->queue, m))
-		n += complete(m);
-	return n;
+	const struct publish *m = queue_first(&o->queue); /* none is sent before it */
+	return m != NULL && complete(m);
 }
 
 /* QoS 2, received */

@@ -76,7 +76,9 @@ struct mqtt_outbox {
 	uint16_t last_id; /* the packet id given last */
 };
 
-void mqtt_outbox_init(struct mqtt_outbox *o, void *mem, size_t cap); /* mem: aligned to 8, outlives o */
+/* mem: aligned to 8, outlives o; less than 2 MB, where the least publish takes 32 bytes, so that there is a
+ * packet id for each. */
+void mqtt_outbox_init(struct mqtt_outbox *o, void *mem, size_t cap);
 
 /* Starts a publish to topic: sets *payload to a writer over the room that is left. The caller writes the
  * payload and then calls mqtt_outbox_commit; until then nothing is queued, and the outbox must not be touched
@@ -85,10 +87,10 @@ void mqtt_outbox_init(struct mqtt_outbox *o, void *mem, size_t cap); /* mem: ali
 bool mqtt_outbox_begin(struct mqtt_outbox *o, struct slice topic, struct buf *payload);
 
 /* Queues the publish with an id that is not in use (MQTT-2.3.1-2), nor given again before 65533 others were,
- * behind all others. topic is the one given to mqtt_outbox_begin, whose result need not be checked. Returns
- * false when the payload did not fit (payload->full): nothing is queued. passing: nobody needs it when a
- * newer one is there (a state); see mqtt_outbox_drop_passing. */
-bool mqtt_outbox_commit(struct mqtt_outbox *o, struct slice topic, struct buf *payload, bool passing);
+ * behind all others. Returns false when the payload did not fit (payload->full, as mqtt_outbox_begin sets it,
+ * too, whose result need not be checked): nothing is queued. passing: nobody needs it when a newer one is
+ * there (a state); see mqtt_outbox_drop_passing. */
+bool mqtt_outbox_commit(struct mqtt_outbox *o, struct buf *payload, bool passing);
 
 /* Drops the passing publishes of which nothing was sent in this session: all of them, or all but the newest
  * of all passing ones (after mqtt_outbox_again without a session, where everything counts as not sent). */
@@ -113,10 +115,11 @@ void mqtt_outbox_again(struct mqtt_outbox *o, bool session_present);
 /* The packet id of the oldest publish; 0: it is empty. */
 uint16_t mqtt_outbox_oldest(const struct mqtt_outbox *o);
 
-/* How many publishes are in it, and how many of them were sent completely on this connection and wait for
- * PUBACK. */
+/* How many publishes are in it. */
 size_t mqtt_outbox_count(const struct mqtt_outbox *o);
-size_t mqtt_outbox_unacknowledged(const struct mqtt_outbox *o);
+
+/* Was one of them sent completely on this connection, so that it waits for its PUBACK? */
+bool mqtt_outbox_waits(const struct mqtt_outbox *o);
 
 /* Ids of QoS 2 publishes that were received and not yet released (MQTT-4.3.3, method B: delivered at
  * PUBLISH). All zero is the empty set. */

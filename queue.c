@@ -30,18 +30,16 @@ size_t queue_room(const struct queue *q)
 	return left < QUEUE_HEAD_BYTES ? 0 : left - QUEUE_HEAD_BYTES;
 }
 
-void *queue_vacant(const struct queue *q, size_t *n)
+void *queue_vacant(const struct queue *q)
 {
-	*n = queue_room(q);
-	return q->cap - q->used < QUEUE_HEAD_BYTES ? NULL : q->mem + q->used + QUEUE_HEAD_BYTES;
+	return q->mem + q->used + QUEUE_HEAD_BYTES;
 }
 
 void *queue_add(struct queue *q, size_t n)
 {
-	size_t room;
-	void *item = queue_vacant(q, &room);
-	if (item == NULL || n > room)
+	if (q->used == q->cap || n > queue_room(q))
 		return NULL;
+	void *item = queue_vacant(q);
 	head_of(item)->n = n;
 	q->used += QUEUE_HEAD_BYTES + padded(item); /* fits: room is a multiple of 8, too */
 	return item;
@@ -63,11 +61,19 @@ size_t queue_size(const void *item)
 	return head_of(item)->n;
 }
 
-void queue_remove(struct queue *q, void *item)
+size_t queue_count(const struct queue *q)
+{
+	size_t n = 0;
+	for (const void *item = queue_first(q); item != NULL; item = queue_next(q, item))
+		n++;
+	return n;
+}
+
+void *queue_remove(struct queue *q, void *item)
 {
 	unsigned char *head = (unsigned char *)head_of(item);
-	size_t n = QUEUE_HEAD_BYTES + padded(item);
+	size_t n = QUEUE_HEAD_BYTES + padded(item), behind = q->used - (size_t)(head - q->mem) - n;
 	q->used -= n;
-	if (q->used > 0) /* mostly it was the only one */
-		memmove(head, head + n, q->used - (size_t)(head - q->mem));
+	memmove(head, head + n, behind);
+	return behind > 0 ? item : NULL;
 }

@@ -19,10 +19,10 @@ void queue_init(struct queue *q, void *mem, size_t cap);
 /* The bytes that one more record could have. */
 size_t queue_room(const struct queue *q);
 
-/* The place of the record that queue_add will return next, aligned to 8, and in *n the bytes of queue_room:
- * who does not know a size beforehand writes there first and adds the record afterwards. Stays valid, and its
- * bytes as they are, until a record is added or removed. NULL, with *n 0, when there is no place. */
-void *queue_vacant(const struct queue *q, size_t *n);
+/* The place of the record that queue_add will return next, aligned to 8, with the bytes of queue_room, which
+ * must not be 0: who does not know a size beforehand writes there first and adds the record afterwards. Stays
+ * valid, and its bytes as they are, until a record is added or removed. */
+void *queue_vacant(const struct queue *q);
 
 /* Appends a record of n bytes and returns them, aligned to 8 and not initialised (they are those that
  * queue_vacant gave); NULL when they do not fit. The pointer moves when an earlier record is removed: do not
@@ -36,8 +36,11 @@ void *queue_next(const struct queue *q, const void *item);
 /* The size of a record in bytes, as it was asked for. */
 size_t queue_size(const void *item);
 
-/* Removes a record; those behind it move down (their pointers change, the order does not), so that item is
- * then the record after it, if there is one: queue_first or queue_next of the one before find it. */
-void queue_remove(struct queue *q, void *item);
+/* How many records there are. */
+size_t queue_count(const struct queue *q);
+
+/* Removes a record; those behind it move down (their pointers change, the order does not). Returns the record
+ * that was behind it and is now at its place, NULL when there was none. */
+void *queue_remove(struct queue *q, void *item);
 
 #endif

@@ -105,7 +105,7 @@ static bool put_answer(struct bridge *b, unsigned number, const struct answer *a
 	else
 		buf_put_slice(&p, slice_trim(a->response));
 	buf_put_byte(&p, '}');
-	if (!mqtt_outbox_commit(&b->outbox, slice_str(b->topic_response), &p, false))
+	if (!mqtt_outbox_commit(&b->outbox, &p, false))
 		return false;
 	b->stats.answers[a->error]++;
 	log_answer(b, number, a);
@@ -536,10 +536,7 @@ void requests_init(struct bridge *b)
 
 size_t requests_waiting(const struct bridge *b)
 {
-	size_t n = 0;
-	for (const void *r = queue_first(&b->requests); r != NULL; r = queue_next(&b->requests, r))
-		n++;
-	return n;
+	return queue_count(&b->requests);
 }
 
 size_t requests_running(const struct bridge *b)

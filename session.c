@@ -716,7 +716,7 @@ static void transmit(struct bridge *b)
 		link_flush(l);
 		b->sent_ms = b->time.now_ms;
 	}
-	if (mqtt_outbox_unacknowledged(&b->outbox) == 0)
+	if (!mqtt_outbox_waits(&b->outbox))
 		b->unacknowledged_ms = 0;
 	else if (b->unacknowledged_ms == 0)
 		b->unacknowledged_ms = b->time.now_ms;
@@ -815,7 +815,7 @@ static void renew(struct bridge *b)
 	bool room = !b->passed_over || queue_room(&b->outbox.queue) > BRIDGE_RESERVE_BYTES;
 	if (!ready || !room || mqtt_outbox_midway(&b->outbox))
 		return;
-	bool settled = mqtt_outbox_unacknowledged(&b->outbox) == 0 && b->control.n == 0;
+	bool settled = !mqtt_outbox_waits(&b->outbox) && b->control.n == 0;
 	if (!settled && !due(b, b->renew_ms))
 		return;
 	log_line(b, LEVEL_INFO,
@@ -913,11 +913,10 @@ static void leave(struct bridge *b)
 static void publish_offline(struct bridge *b)
 {
 	struct buf p;
-	struct slice topic = slice_str(b->topic_state);
 	mqtt_outbox_drop_passing(&b->outbox, false);
-	if (mqtt_outbox_begin(&b->outbox, topic, &p)) {
+	if (mqtt_outbox_begin(&b->outbox, slice_str(b->topic_state), &p)) {
 		put_offline(b, &p);
-		mqtt_outbox_commit(&b->outbox, topic, &p, false);
+		mqtt_outbox_commit(&b->outbox, &p, false);
 	}
 	transmit(b);
 }

@@ -30,7 +30,7 @@ static void publish(void)
 	unsigned char *p;
 	need(mqtt_outbox_begin(&outbox, slice_str(topic), &payload), "the outbox is full");
 	buf_put(&payload, text, sizeof text);
-	mqtt_outbox_commit(&outbox, slice_str(topic), &payload, false);
+	mqtt_outbox_commit(&outbox, &payload, false);
 	while ((p = link_write(&to_broker, &room)) != NULL && (n = mqtt_outbox_send(&outbox, p, room)) > 0)
 		link_put(&to_broker, n);
 	link_flush(&to_broker);

@@ -27,19 +27,17 @@ static void empty(void **s)
 	        {24, 16, true}, {63, 48, true}, {64, 56, true}};
 	for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
 		struct queue q;
-		size_t n = 99;
 		queue_init(&q, mem, t[i].cap);
 		assert_null(queue_first(&q));
 		assert_int_equal(queue_room(&q), t[i].room);
-		void *vacant = queue_vacant(&q, &n);
-		assert_int_equal(n, t[i].room);
-		assert_int_equal(vacant != NULL, t[i].any);
 		assert_null(queue_add(&q, t[i].room + 1));
 		assert_null(queue_add(&q, SIZE_MAX));
 		assert_null(queue_add(&q, SIZE_MAX - 7));
 		assert_null(queue_first(&q));
+		void *vacant = t[i].any ? queue_vacant(&q) : NULL;
 		assert_ptr_equal(queue_add(&q, t[i].room), vacant);
 		assert_ptr_equal(queue_first(&q), vacant);
+		assert_int_equal(queue_count(&q), t[i].any);
 	}
 }
 
@@ -49,32 +47,29 @@ static void exact_fill_and_middle(void **s)
 	/* Three records of 1, 8 and 9 bytes take 16, 16 and 24 bytes: all there is, up to the guard page. */
 	unsigned char *mem = guarded(56);
 	struct queue q;
-	size_t n;
 	queue_init(&q, mem, 56);
 	memset(queue_add(&q, 1), 'a', 1);
 	memset(queue_add(&q, 8), 'b', 8);
 	assert_int_equal(queue_room(&q), 16);
-	unsigned char *vacant = queue_vacant(&q, &n);
-	assert_int_equal(n, 16);
-	memset(vacant, 'c', n);
+	unsigned char *vacant = queue_vacant(&q);
+	memset(vacant, 'c', 16);
 	assert_null(queue_add(&q, 17));
 	unsigned char *third = queue_add(&q, 9);
 	assert_ptr_equal(third, vacant);
 	assert_memory_equal(third, "ccccccccc", 9); /* what was written before is there */
 	assert_int_equal(queue_room(&q), 0);
-	assert_null(queue_vacant(&q, &n));
 	assert_null(queue_add(&q, 0));
 
-	queue_remove(&q, queue_next(&q, queue_first(&q)));
 	unsigned char *first = queue_first(&q), *second = queue_next(&q, first);
+	assert_ptr_equal(queue_remove(&q, second), second);
 	assert_int_equal(queue_size(first), 1);
 	assert_int_equal(first[0], 'a');
 	assert_int_equal(queue_size(second), 9);
 	assert_memory_equal(second, "ccccccccc", 9);
 	assert_null(queue_next(&q, second));
 	assert_int_equal(queue_room(&q), 8);
-	queue_remove(&q, second);
-	queue_remove(&q, first);
+	assert_null(queue_remove(&q, second));
+	assert_null(queue_remove(&q, first));
 	assert_null(queue_first(&q));
 	assert_int_equal(queue_room(&q), 48);
 	guarded_free(mem, 56);
@@ -101,6 +96,7 @@ static void compare(const struct queue *q, const unsigned char *mem)
 			assert_int_equal(p[j], (unsigned char)(model[i].seed + j));
 	}
 	assert_int_equal(i, models);
+	assert_int_equal(queue_count(q), models);
 	assert_int_equal(queue_room(q), MEM - taken < 8 ? 0 : MEM - taken - 8);
 }
 
@@ -118,7 +114,7 @@ static void like_the_model(void **s)
 			unsigned char *p = queue_first(&q);
 			for (size_t i = 0; i < at; i++)
 				p = queue_next(&q, p);
-			queue_remove(&q, p);
+			assert_ptr_equal(queue_remove(&q, p), at == models - 1 ? NULL : p);
 			taken -= 8 + (model[at].n + 7) / 8 * 8;
 			models--;
 			memmove(model + at, model + at + 1, (models - at) * sizeof model[0]);
