@@ -211,10 +211,10 @@ static void read_reply(struct bridge *b, struct api *a, bool ended)
 	}
 }
 
-enum api_state api_step(struct bridge *b, struct api *a)
+bool api_step(struct bridge *b, struct api *a)
 {
 	if (a->state != API_BUSY)
-		return a->state;
+		return a->state != API_IDLE;
 	if (a->link == NULL)
 		give_link(b, a);
 	struct link *l = a->link;
@@ -229,7 +229,7 @@ enum api_state api_step(struct bridge *b, struct api *a)
 		else
 			fail(a, ERROR_API_UNREACHABLE, "no connection in time");
 	}
-	return a->state;
+	return a->state != API_BUSY;
 }
 
 void api_finish(struct bridge *b, struct api *a)

@@ -246,7 +246,7 @@ static void step_state(struct bridge *b)
 	struct api *a = &b->state;
 	int64_t now = b->time.now_ms, interval = (int64_t)b->config->state_interval_s * 1000;
 	bool lent = b->identity == a;
-	if (!lent && (api_step(b, a) == API_DONE || a->state == API_FAILED)) {
+	if (!lent && api_step(b, a)) {
 		bool words = false;
 		const char *wrong = state_wrong(a, &words);
 		log_state(b, wrong);

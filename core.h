@@ -42,9 +42,9 @@ void api_begin(struct api *a, const char *line);
  * not fit into BRIDGE_CALL_BYTES. Where it must not be made twice, whatever happens, the caller sets once. */
 bool api_start(struct bridge *b, struct api *a, struct slice body, int64_t from_ms);
 
-/* Moves a call on; returns the state. API_DONE with why not NULL: the reply's status is not 2xx, code says
- * it. */
-enum api_state api_step(struct bridge *b, struct api *a);
+/* Moves a call on. Has it come to its end, API_DONE or API_FAILED? API_DONE with why not NULL: the reply's
+ * status is not 2xx, code says it. */
+bool api_step(struct bridge *b, struct api *a);
 
 /* Takes the api back from API_DONE or API_FAILED, or gives up a call that is under way. */
 void api_finish(struct bridge *b, struct api *a);

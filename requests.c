@@ -507,9 +507,7 @@ void requests_step(struct bridge *b)
 		let_lapse(b);
 	for (size_t i = 0; i < BRIDGE_CALLS; i++) {
 		struct api *call = &b->call[i];
-		if (call->request == 0)
-			continue;
-		if (api_step(b, call) != API_BUSY)
+		if (call->request != 0 && api_step(b, call))
 			finish_call(b, call);
 	}
 	start_calls(b);

@@ -136,27 +136,25 @@ static const char *take_member(struct slice body, const char *name, char *out, s
 	return why;
 }
 
-/* Has the call for serial number or token come to its end? Then *why is NULL, or what is wrong, with *code,
- * the number behind that. */
-static bool take_identity(struct bridge *b, const char **why, int *code)
+/* Has the call for serial number or token come to its end? It is returned then, finished; why is NULL, or
+ * what is wrong, and code the number behind that. NULL: it has not. */
+static const struct api *take_identity(struct bridge *b)
 {
 	struct api *a = b->identity;
-	if (api_step(b, a) != API_DONE && a->state != API_FAILED)
-		return false;
-	*why = a->why;
-	*code = a->code;
-	if (*why == NULL && b->phase == PHASE_SERIAL)
+	if (!api_step(b, a))
+		return NULL;
+	if (a->why == NULL && b->phase == PHASE_SERIAL)
 		/* It stands in topics, in the client id and in log lines: printable ASCII, no space, and none
 		 * of the characters that mean something in a topic (MQTT-4.7) or in JSON. */
-		*why = take_member(
+		a->why = take_member(
 		        a->reply.body, "serialNumber", b->serial, sizeof b->serial, '!', '~', "+#/\"\\");
-	else if (*why == NULL) /* RFC 7515 §3.1, RFC 4648 §5: base64url and dots */
-		*why = take_member(
+	else if (a->why == NULL) /* RFC 7515 §3.1, RFC 4648 §5: base64url and dots */
+		a->why = take_member(
 		        a->reply.body, "jwt", b->token, sizeof b->token, '-', 'z', "/:;<=>?@[\\]^`");
 	api_wipe(a);
 	api_finish(b, a);
 	b->identity = NULL;
-	return true;
+	return a;
 }
 
 static const char serial_mark[] = "{serial}"; /* in MQTT_TOPIC_PREFIX */
@@ -275,12 +273,11 @@ static void begin(struct bridge *b)
 /* The reply to the question for serial number or token. */
 static void step_identity(struct bridge *b)
 {
-	const char *why;
-	int code;
-	if (!take_identity(b, &why, &code))
+	const struct api *a = take_identity(b);
+	if (a == NULL)
 		return;
-	if (why != NULL)
-		fail(b, END_API, why, code);
+	if (a->why != NULL)
+		fail(b, END_API, a->why, a->code);
 	else if (b->phase == PHASE_SERIAL)
 		take_serial(b);
 	else
@@ -794,13 +791,12 @@ bool session_needs_call(struct bridge *b)
 /* Fetches the next token while the old one still serves. */
 static void fetch_token(struct bridge *b)
 {
-	const char *why;
-	int code;
-	if (b->identity != NULL && take_identity(b, &why, &code)) {
-		b->renew_ms = b->time.now_ms + (why == NULL ? SETTLE_MS : RENEW_RETRY_MS);
-		if (why != NULL)
+	const struct api *a = b->identity != NULL ? take_identity(b) : NULL;
+	if (a != NULL) {
+		b->renew_ms = b->time.now_ms + (a->why == NULL ? SETTLE_MS : RENEW_RETRY_MS);
+		if (a->why != NULL)
 			log_line(b, log_limited(b, LEVEL_WARN, CAUSE_NEXT_TOKEN),
-			        "gateway API, next token: %s; trying again in 5 s", why);
+			        "gateway API, next token: %s; trying again in 5 s", a->why);
 	}
 	if (session_needs_call(b) && (b->identity = api_idle(b)) != NULL)
 		ask_token(b);
