@@ -730,14 +730,13 @@ static int64_t ping_due(const struct bridge *b)
 
 static void keep_alive(struct bridge *b)
 {
-	if (b->time.now_ms >= ping_due(b)) {
+	if (due(b, ping_due(b))) {
 		mqtt_put_pingreq(&b->control);
 		b->sent_ms = b->time.now_ms; /* or when it finds room */
 		if (b->ping_ms == 0)
 			b->ping_ms = b->time.now_ms;
 	}
 	transmit(b);
-	wake_at(b, ping_due(b));
 	if (b->ping_ms != 0 && due(b, b->ping_ms + REPLY_MS))
 		fail(b, END_TIMEOUT, "the broker did not answer a ping", 0);
 	else if (b->unacknowledged_ms != 0 && due(b, b->unacknowledged_ms + REPLY_MS))
