@@ -241,7 +241,7 @@ struct bridge {
 	int64_t renew_ms;                /* when the next one is to be fetched, or at the latest to be used */
 	const char *failure_why;         /* why it is not in service; NULL: nothing has failed since it was */
 	char serial[BRIDGE_SERIAL_BYTES];
-	enum bridge_dates dates; /* the form that the next token uses: never DATES_AUTO */
+	enum bridge_dates dates; /* the form that the next token uses; DATES_AUTO: numeric */
 	bool clock_wrong;        /* the clock was before the build when last looked at */
 	bool shared_prefix;      /* no {serial} in the prefix: other gateways hear the same requests */
 	char topic_request[BRIDGE_TEXT_BYTES + 64], topic_response[BRIDGE_TEXT_BYTES + 64],

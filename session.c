@@ -190,7 +190,7 @@ static void take_serial(struct bridge *b)
 /* A date of the token: RFC 7519 §2 NumericDate, or as the Python client sent it. */
 static void put_date(struct buf *t, enum bridge_dates form, int64_t us)
 {
-	if (form == DATES_NUMERIC) {
+	if (form != DATES_ISO8601) {
 		buf_put_i64(t, us / 1000000);
 		return;
 	}
@@ -204,7 +204,7 @@ static void put_date(struct buf *t, enum bridge_dates form, int64_t us)
  * the build, but the token has nothing else to go by. */
 static void check_clock(struct bridge *b)
 {
-	bool wrong = b->time.wall_us / 1000000 < TLS_BUILD_TIME_S;
+	bool wrong = b->time.wall_us < INT64_C(1000000) * TLS_BUILD_TIME_S;
 	if (wrong && !b->clock_wrong) {
 		struct buf *log = log_begin(b, LEVEL_WARN);
 		buf_put_str(log, "this machine's clock is wrong, it says ");
@@ -401,10 +401,10 @@ static void take_connack(struct bridge *b, const struct mqtt_packet *k)
 	}
 	fail(b, END_LOGIN, refusal[k->code - 1], k->code);
 	if ((k->code == 4 || k->code == 5) && b->config->dates == DATES_AUTO && !b->config->has_login) {
-		b->dates = b->dates == DATES_NUMERIC ? DATES_ISO8601 : DATES_NUMERIC;
+		b->dates = b->dates == DATES_ISO8601 ? DATES_AUTO : DATES_ISO8601;
 		log_line(b, log_limited(b, LEVEL_INFO, CAUSE_DATES),
 		        "the next token has its dates as %s (MQTT_JWT_DATES=auto)",
-		        b->dates == DATES_NUMERIC ? "numbers" : "ISO 8601");
+		        b->dates == DATES_ISO8601 ? "ISO 8601" : "numbers");
 	}
 }
 
@@ -428,9 +428,7 @@ static void take_suback(struct bridge *b, const struct mqtt_packet *k)
 		b->renew_ms = b->token_ms + (int64_t)b->config->token_lifetime_s * RENEW_PART_MS;
 	log_line(b, LEVEL_INFO, "in service: connected to %.255s:%u as %.128s", b->config->broker_host,
 	        b->config->broker_port, bridge_client_id(b));
-	enter(b, PHASE_SERVE, 0);
-	if (b->stopping)
-		enter(b, PHASE_DRAIN, b->stop_ms - b->time.now_ms);
+	enter(b, b->stopping ? PHASE_DRAIN : PHASE_SERVE, b->stop_ms - b->time.now_ms);
 }
 
 /* Of what is known of a publish's payload: FNV-1a's step over words of eight bytes, whose high bits are
@@ -952,7 +950,7 @@ void session_stop(struct bridge *b)
 
 void session_init(struct bridge *b)
 {
-	b->dates = b->config->dates == DATES_ISO8601 ? DATES_ISO8601 : DATES_NUMERIC;
+	b->dates = b->config->dates;
 	struct slice prefix = slice_str(b->config->topic_prefix);
 	b->shared_prefix = slice_find(prefix, serial_mark) == prefix.n;
 	enter(b, PHASE_PAUSE, 0);
@@ -963,7 +961,8 @@ void session_step(struct bridge *b)
 	enum bridge_phase before;
 	do { /* a phase that ends hands over to the next one at once */
 		before = b->phase;
-		if (b->stopping && b->phase < PHASE_DRAIN && (b->phase == PHASE_STALE || due(b, b->stop_ms)))
+		if (b->stopping && b->phase < PHASE_DRAIN &&
+		        (b->phase == PHASE_STALE || b->phase == PHASE_PAUSE || due(b, b->stop_ms)))
 			leave(b);
 		switch (b->phase) {
 		case PHASE_SERIAL:
@@ -977,9 +976,7 @@ void session_step(struct bridge *b)
 		case PHASE_DISCARD:
 		case PHASE_LEAVE: step_disconnect(b); break;
 		case PHASE_PAUSE:
-			if (b->stopping)
-				leave(b);
-			else if (due(b, b->phase_deadline_ms))
+			if (due(b, b->phase_deadline_ms))
 				begin(b);
 			break;
 		case PHASE_DRAIN: step_drain(b); break;
