@@ -11,6 +11,7 @@ enum { LOG_AGAIN_MS = 60 * 1000 }; /* the same cause is logged once in this time
 _Static_assert(BRIDGE_CALL_BODY_BYTES <= HTTP_BODY_BYTES, "a Modbus reply is a reply");
 _Static_assert(
         BRIDGE_PACKET_BYTES >= BRIDGE_REQUEST_BYTES + BRIDGE_TEXT_BYTES + 72, "a request in its packet");
+_Static_assert(BRIDGE_REQUEST_BYTES >= BRIDGE_SERIAL_BYTES + 256, "the token's claims, or the last will");
 _Static_assert(BRIDGE_QUEUE_BYTES >= BRIDGE_REQUEST_BYTES + 64, "the largest request waits");
 _Static_assert(BRIDGE_CONTROL_BYTES >= BRIDGE_SECRET_BYTES + 4 * BRIDGE_TEXT_BYTES + 256, "CONNECT");
 _Static_assert(BRIDGE_OUTBOX_BYTES >= HTTP_BODY_BYTES + BRIDGE_TEXT_BYTES + 256, "the largest state");

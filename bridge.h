@@ -287,7 +287,8 @@ struct bridge {
 	alignas(8) unsigned char requests_mem[BRIDGE_QUEUE_BYTES];
 	alignas(BRIDGE_ALIGN) unsigned char outbox_mem[BRIDGE_OUTBOX_BYTES];
 	unsigned char log_mem[BRIDGE_LOG_BYTES];
-	unsigned char scratch[BRIDGE_REQUEST_BYTES]; /* an unescaped string; holds nothing across calls */
+	unsigned char
+	        scratch[BRIDGE_REQUEST_BYTES]; /* a text that is being made; holds nothing across calls */
 	alignas(BRIDGE_ALIGN) unsigned char state_in[HTTP_REPLY_BYTES];
 	unsigned char call_out[BRIDGE_CALLS][BRIDGE_CALL_BYTES], call_in[BRIDGE_CALLS][BRIDGE_REPLY_BYTES];
 	struct {

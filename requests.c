@@ -308,8 +308,7 @@ bool requests_take(struct bridge *b, struct slice payload, size_t size)
 	bool valid = json_members(payload, false, &names[DEVICE_ID], &device, 1);
 	struct request *r = queue_add(&b->requests, sizeof *r + payload.n);
 	if (r == NULL) {
-		unsigned char mem[64];
-		struct answer a = {.error = ERROR_BUSY, .sentence = BUF(mem)};
+		struct answer a = {.error = ERROR_BUSY, .sentence = BUF(b->scratch)};
 		if (valid)
 			a.request = payload;
 		buf_put_str(&a.sentence, "too many requests wait already: try again later");
@@ -418,14 +417,6 @@ static struct request *request_of(struct bridge *b, const struct api *call)
 	return r;
 }
 
-/* The API's own words, the member "error" of its reply, as text in b->scratch; empty when there are none. */
-static struct slice api_words(struct bridge *b, struct slice body)
-{
-	struct buf text = BUF(b->scratch);
-	api_take_string(body, "error", &text);
-	return text.full ? (struct slice){NULL, 0} : buf_slice(&text);
-}
-
 /* Does the API say that the device belongs to another gateway (or that it has none at all)? */
 static bool not_ours(const struct api *call, struct slice words)
 {
@@ -436,6 +427,8 @@ static bool not_ours(const struct api *call, struct slice words)
 	return slice_is(words, "No devices open") || (words.n > a + b && memcmp(words.p, before, b) == 0 &&
 	                                                     memcmp(words.p + words.n - a, after, a) == 0);
 }
+
+enum { WORDS_BYTES = 1000 }; /* what is told of the API's own words: half a character becomes U+FFFD */
 
 /* Puts what the call brought into *a. false: the request is another gateway's, there is no answer. */
 static bool take_reply(struct bridge *b, const struct api *call, struct answer *a)
@@ -448,18 +441,17 @@ static bool take_reply(struct bridge *b, const struct api *call, struct answer *
 		if (call->code != 0)
 			buf_put_text(&a->sentence, " (error %u)", call->code);
 	} else if (why != NULL) {
-		struct slice words = api_words(b, call->reply.body);
-		if (b->shared_prefix && not_ours(call, words))
+		buf_put_text(&a->sentence, "the gateway's API answered with status %u: ", call->reply.status);
+		size_t head = a->sentence.n;
+		api_take_string(call->reply.body, "error", &a->sentence); /* its own words, if it has some */
+		if (b->shared_prefix && not_ours(call, slice_from(buf_slice(&a->sentence), head)))
 			return false;
 		a->error = ERROR_API_ERROR;
 		a->status = call->reply.status;
-		buf_put_text(&a->sentence, "the gateway's API answered with status %u%s", a->status,
-		        words.n > 0 ? ": " : "");
-		if (words.n > 1000)
-			for (words.n = 1000;
-			        (words.p[words.n] & 0xc0) == 0x80;) /* not inside of a character */
-				words.n--;
-		buf_put_slice(&a->sentence, words);
+		if (a->sentence.n == head)
+			a->sentence.n -= 2;
+		else if (a->sentence.n > head + WORDS_BYTES)
+			a->sentence.n = head + WORDS_BYTES;
 	} else if ((why = json_check(call->reply.body, &a->words, &at)) != NULL) {
 		a->error = ERROR_API_INVALID_REPLY;
 		a->status = call->reply.status;
@@ -474,10 +466,9 @@ static bool take_reply(struct bridge *b, const struct api *call, struct answer *
 /* Answers the request whose call has come to its end. */
 static void finish_call(struct bridge *b, struct api *call)
 {
-	unsigned char mem[1200];
 	struct request *r = request_of(b, call);
 	if (r != NULL) {
-		struct answer a = {.request = payload_of(r), .sentence = BUF(mem)};
+		struct answer a = {.request = payload_of(r), .sentence = BUF(b->scratch)};
 		if (take_reply(b, call, &a)) {
 			if (!settle(b, r, &a))
 				return;

@@ -222,8 +222,7 @@ static void ask_token(struct bridge *b)
 {
 	check_clock(b);
 	b->next_token_ms = b->time.now_ms;
-	unsigned char mem[512];
-	struct buf t = BUF(mem);
+	struct buf t = BUF(b->scratch);
 	buf_put_text(&t, "{\"barn\": {\"sub\": \"%s\", \"iat\": ", b->serial);
 	put_date(&t, b->dates, b->time.wall_us);
 	buf_put_str(&t, ", \"exp\": ");
@@ -305,8 +304,7 @@ static void say_hello(struct bridge *b)
 	        .keep_alive_s = c->keep_alive_s,
 	        .clean_session = b->discarding || c->probe,
 	};
-	unsigned char mem[256];
-	struct buf will = BUF(mem);
+	struct buf will = BUF(b->scratch);
 	if (c->will && !b->discarding) {
 		put_offline(b, &will);
 		connect.will_topic = slice_str(b->topic_state);
