@@ -190,15 +190,16 @@ static void put_string(struct buf *b, struct slice s)
 
 void mqtt_put_connect(struct buf *b, const struct mqtt_connect *c)
 {
+	static const unsigned char name[] = {0, 4, 'M', 'Q', 'T', 'T', 4}; /* and the protocol's level */
 	bool will = c->will_topic.n > 0, user = c->user_name.n > 0;
 	bool password = user && c->password.n > 0; /* MQTT-3.1.2-22: none without a user name */
-	unsigned char start[8] = {0, 4, 'M', 'Q', 'T', 'T', 4,
-	        (unsigned char)(c->clean_session << 1 | (will ? 0x0c : 0) | password << 6 | user << 7)};
 	put_head(b, MQTT_CONNECT << 4,
-	        sizeof start + 2 + 2 + c->client_id.n +
+	        sizeof name + 1 + 2 + 2 + c->client_id.n +
 	                (will ? 2 + c->will_topic.n + 2 + c->will_message.n : 0) +
 	                (user ? 2 + c->user_name.n : 0) + (password ? 2 + c->password.n : 0));
-	buf_put(b, start, sizeof start);
+	buf_put(b, name, sizeof name);
+	buf_put_byte(
+	        b, (unsigned char)(c->clean_session << 1 | (will ? 0x0c : 0) | password << 6 | user << 7));
 	buf_put_u16be(b, c->keep_alive_s);
 	put_string(b, c->client_id);
 	if (will) {
