@@ -171,12 +171,10 @@ static size_t encode_length(unsigned char c[4], size_t n)
 
 static void put_head(struct buf *b, unsigned first, size_t len)
 {
-	unsigned char c[5] = {(unsigned char)first};
-	if (len > MQTT_LENGTH_MAX) {
-		b->full = true;
-		return;
-	}
-	buf_put(b, c, 1 + encode_length(c + 1, len));
+	buf_put_byte(b, (unsigned char)first);
+	for (; len > 127; len >>= 7)
+		buf_put_byte(b, (unsigned char)(len | 128));
+	buf_put_byte(b, (unsigned char)len);
 }
 
 /* MQTT-1.5.3 */
