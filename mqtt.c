@@ -189,25 +189,21 @@ static void put_string(struct buf *b, struct slice s)
 void mqtt_put_connect(struct buf *b, const struct mqtt_connect *c)
 {
 	static const unsigned char name[] = {0, 4, 'M', 'Q', 'T', 'T', 4}; /* and the protocol's level */
-	bool will = c->will_topic.n > 0, user = c->user_name.n > 0;
-	bool password = user && c->password.n > 0; /* MQTT-3.1.2-22: none without a user name */
+	bool will = c->will_topic.n > 0;
 	put_head(b, MQTT_CONNECT << 4,
 	        sizeof name + 1 + 2 + 2 + c->client_id.n +
-	                (will ? 2 + c->will_topic.n + 2 + c->will_message.n : 0) +
-	                (user ? 2 + c->user_name.n : 0) + (password ? 2 + c->password.n : 0));
+	                (will ? 2 + c->will_topic.n + 2 + c->will_message.n : 0) + 2 + c->user_name.n + 2 +
+	                c->password.n);
 	buf_put(b, name, sizeof name);
-	buf_put_byte(
-	        b, (unsigned char)(c->clean_session << 1 | (will ? 0x0c : 0) | password << 6 | user << 7));
+	buf_put_byte(b, (unsigned char)(0xc0 | (will ? 0x0c : 0) | c->clean_session << 1));
 	buf_put_u16be(b, c->keep_alive_s);
 	put_string(b, c->client_id);
 	if (will) {
 		put_string(b, c->will_topic);
 		put_string(b, c->will_message);
 	}
-	if (user)
-		put_string(b, c->user_name);
-	if (password)
-		put_string(b, c->password);
+	put_string(b, c->user_name);
+	put_string(b, c->password);
 }
 
 void mqtt_put_subscribe(struct buf *b, struct slice topic, uint8_t qos)

@@ -50,9 +50,9 @@ struct mqtt_packet {
  * mean something only when a packet and -1 are returned. */
 long mqtt_read(const unsigned char *p, size_t n, size_t limit, struct mqtt_packet *k, const char **why);
 
-/* CONNECT (MQTT-3.1). Slices are written as they are; will_topic empty means no will, user_name empty neither
- * user name nor password, password empty no password. password is a secret: the caller wipes b's memory when
- * it was sent. A slice of more than 65535 bytes does not fit: b->full. */
+/* CONNECT (MQTT-3.1), with a user name and a password. Slices are written as they are; will_topic empty means
+ * no will. password is a secret: the caller wipes b's memory when it was sent. A slice of more than 65535
+ * bytes does not fit: b->full. */
 struct mqtt_connect {
 	struct slice client_id, user_name, password;
 	struct slice will_topic, will_message; /* QoS 1, not retained */
