@@ -171,10 +171,11 @@ build/san/iamcat: $(SRC:%.c=build/san/%.o)
 build/san/%.o: %.c Makefile | build/san
 	$(call Q,compile)$(CC) $(ALL_CFLAGS) $(SANITIZE) -c -o $@ $<
 
-TOOLS := build/test/gateway build/test/device build/test/broker_auth.so
+TOOLS := build/test/gateway build/test/device build/test/broker_auth.so build/test/asleep.so
 build/test/gateway: LIBS := -pthread -lbearssl -lmodbus
 build/test/device: LIBS := -lmodbus
 build/test/broker_auth.so: LIBS := -shared -fPIC -lcrypto
+build/test/asleep.so: LIBS := -shared -fPIC
 build/test/%: test/%.c Makefile | build/test
 	$(call Q,compile)$(CC) $(BASE) -O1 -g -o $@ $< $(LIBS)
 build/test/%.so: test/%.c Makefile | build/test
@@ -283,7 +284,7 @@ test-sandbox: deps
 # What Arm binaries do in all end-to-end tests, by qemu-user, which has no sandbox: no system call that theirs would refuse.
 # make test-arm ARCHS=armhf for one of them. It leaves out what looks into the process, which is qemu's here, or moves the clock.
 ARM_ARCHS = $(filter arm%,$(ARCHS))
-NOT_EMULATED := $(foreach t,test_config.py::test_started_with_closed_descriptors test_faults.py::test_the_clock_jumps \
+NOT_EMULATED := $(foreach t,test_config.py::test_started_with_closed_descriptors test_faults.py::test_the_clock_jumps test_faults.py::test_the_machine_sleeps \
 	test_faults.py::test_descriptors_are_exhausted test_trust.py::test_clock test_trust.py::test_clock_before_the_build \
 	test_session.py::test_a_failure_is_told_once_and_backed_off,--deselect test/e2e/$t)
 test-arm: deps

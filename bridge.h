@@ -53,7 +53,7 @@ struct bridge_config {
 
 /* The time, as the driver sees it at the start of a step. */
 struct bridge_time {
-	int64_t now_ms;  /* monotonic */
+	int64_t now_ms;  /* monotonic, and goes on while the machine sleeps */
 	int64_t wall_us; /* since 1970, UTC; may jump */
 };
 

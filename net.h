@@ -42,11 +42,13 @@ void net_init(struct net *net, struct link *link, size_t n);
  * moved: the core is to be stepped again before net_wait. */
 bool net_move(struct net *net);
 
-/* Waits until something can be moved, or until_ms (monotonic), or any signal. The caller may have put
- * descriptors of its own into w, and finds there which of them are ready. */
+/* Waits until something can be moved, or until_ms (monotonic; a machine that sleeps meanwhile makes it so
+ * much later), or any signal. The caller may have put descriptors of its own into w, and finds there which of
+ * them are ready. */
 void net_wait(struct net *net, int64_t until_ms, struct watch *w);
 
-/* Monotonic milliseconds, at least 1; wall time in microseconds since 1970, also beyond 2038 on 32 bits. */
+/* Monotonic milliseconds, at least 1, also of a machine that sleeps; wall time in microseconds since 1970,
+ * also beyond 2038 on 32 bits. */
 int64_t net_now_ms(void);
 int64_t net_wall_us(void);
 

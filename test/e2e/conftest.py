@@ -18,7 +18,7 @@ def pytest_configure() -> None:
 @pytest.fixture(scope="session")
 def binaries() -> None:
     """What the tests run has been built."""
-    missing = [str(p) for p in (IAMCAT, *(BUILD / n for n in ("device", "gateway", "broker_auth.so")))
+    missing = [str(p) for p in (IAMCAT, *(BUILD / n for n in ("device", "gateway", "broker_auth.so", "asleep.so")))
                if not p.exists()]
     if missing:
         pytest.fail(f"not built: {', '.join(missing)}; `make test` builds and tests", pytrace=False)

@@ -18,6 +18,7 @@ import re
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import tempfile
 import threading
@@ -460,6 +461,21 @@ class Operator:
 
 
 # ------------------------------------------------------------------------------------------------- laboratory
+
+
+class Sleeper:
+    """A machine that was asleep for some time: so iamcat with this env sees its clocks."""
+
+    def __init__(self, lab: "Lab") -> None:
+        self.file, self.seconds = lab.work_dir("sleeper") / "asleep", 0
+        self.file.write_bytes(bytes(8))
+        asan = os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
+        self.env = {"LD_PRELOAD": str(BUILD / "asleep.so"), "ASLEEP": str(self.file), "ASAN_OPTIONS": asan}
+
+    def sleep(self, seconds: int) -> None:
+        self.seconds += seconds
+        with self.file.open("r+b") as file:
+            file.write(struct.pack("q", self.seconds))
 
 
 class Lab(contextlib.ExitStack):

@@ -18,8 +18,9 @@ import pytest
 import fake
 from apart import apart
 from desk import is_answer, scripted_desk, to_bytes
-from fake import CONNECT, PUBLISH, Connection, FakeApi, FakeBroker, Scripted, http_reply, token_claims
-from lab import DEVICE, PASSED, SERIAL, TIMEOUT, Lab, Process, free_port, strict_json
+from fake import (CONNECT, PUBACK, PUBLISH, Connection, FakeApi, FakeBroker, Scripted, connack, http_reply,
+                  token_claims)
+from lab import DEVICE, PASSED, SERIAL, TIMEOUT, Lab, Process, Sleeper, free_port, strict_json
 from ledger import Ledger, story, warnings
 from pki import ca, dated, leaf
 from wire import BOTH, FROM_SERVICE, HERE, TO_SERVICE, Wire
@@ -351,6 +352,43 @@ def test_the_clock_jumps(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     told = [text for text in warnings(cat) if "clock" not in text]
     assert len(told) == 1 and "reset the connection" in told[0], told  # once a minute
     assert len(cat.log.find("reset the connection")) == 2
+
+
+def test_the_machine_sleeps(lab: Lab):
+    """For an hour, which CLOCK_MONOTONIC does not count. A request runs, one waits for it, one lies in the socket, and
+    the broker keeps one: none of the last three is executed."""
+    machine, woken = Sleeper(lab), threading.Event()
+    requests = [to_bytes({"function_code": 3, "device_id": DEVICE, "address": n}) for n in range(4)]
+
+    def modbus(request: Any) -> bytes:
+        woken.wait(TIMEOUT)
+        return fake.GOOD_API[request.path]
+
+    def kept(c: Connection) -> None:
+        c.expect(CONNECT)
+        c.send(connack(0, 1))
+        c.publish("iamcat/modbus/request", requests[2], dup=True)
+        c.serve()
+
+    it = Scripted(lab, Connection.serve, kept, routes={"/api/inverter/modbus": modbus}, STATE_INTERVAL="3600",
+                  **machine.env)
+    connection = it.broker.connection()
+    for request in requests[:2]:
+        connection.publish("iamcat/modbus/request", request)
+        it.broker.take(PUBACK)
+    it.api.take("/api/inverter/modbus")
+    freeze(it.cat)
+    connection.publish("iamcat/modbus/request", requests[2])
+    machine.sleep(3600)
+    it.cat.send_signal(signal.SIGCONT)
+    it.cat.wait_log(" warn  broker .*: held up for longer than the keep-alive; trying again in")
+    woken.set()
+    it.broker.connection(3)
+    answers = [strict_json(it.answer(request).payload)["response"] for request in requests[:2]]
+    assert [answer["code"] for answer in answers] == ["api_timeout", "stale"]
+    assert it.cat.log.find("MQTT_SESSION_WINDOW.* not executed: 1$")
+    it.ask(3, requests[3])
+    assert [r.query["address"] for r in it.api.history if "modbus" in r.path] == ["0", "3"]
 
 
 # ------------------------------------------------------------------------------------------------ descriptors
