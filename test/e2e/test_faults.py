@@ -90,6 +90,25 @@ def test_the_broker_is_frozen(lab: Lab):
     assert story(it.cat, "in service", "did not", "discarded") == ["in service", "did not", "in service"]
 
 
+def test_it_is_frozen_itself(lab: Lab):
+    """For longer than the keep-alive, while a request is executed. What lies in its socket then is not read, and what
+    the broker keeps is from before too long a gap."""
+    it = scene(lab, "--modbus-delay-ms", "300", MQTT_KEEPALIVE="5", MQTT_SESSION_WINDOW="1", WEB_CONTAINER_TIMEOUT="60")
+    it.ledger.send()
+    it.broker.wait_log(rf"Received PUBACK from {SERIAL} ")
+    freeze(it.cat)
+    thaw = time.monotonic() + 8
+    it.ledger.send(3)
+    it.broker.wait_log(f"Sending PUBLISH to {SERIAL} ", times=4)
+    time.sleep(max(0, thaw - time.monotonic()))
+    it.cat.send_signal(signal.SIGCONT)
+    it.cat.wait_log(r" warn  broker \S+: held up for longer than the keep-alive; trying again in")
+    it.cat.wait_log("in service", times=2)
+    it.ledger.settle(without=range(it.ledger.first + 1, it.ledger.next))
+    assert it.cat.log.find("discarded; requests in it that are not executed: 3$")
+    assert story(it.cat, "in service", "held up", "discarded") == ["in service", "held up", "discarded", "in service"]
+
+
 # --------------------------------------------------------------------------------- the API, killed and frozen
 
 

@@ -18,7 +18,7 @@ import fake
 from fake import (CLOSE, CONNECT, DISCONNECT, PINGREQ, PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL, READ, RESET,
                   SUBACK, SUBSCRIBE, Connection, Packet, Request, Scripted, connack, hang, http_reply,
                   mqtt_id, mqtt_packet, token_claims, unsigned_token)
-from lab import DEVICE, IAMCAT, PASSED, SERIAL, Lab, Process, free_port
+from lab import DEVICE, IAMCAT, PASSED, SERIAL, Lab, Process, free_port, strict_json
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}"
 SEVERAL = [READ.replace(b"10056", b"%d" % address) for address in range(8)]  # requests that can be told apart
@@ -330,6 +330,30 @@ def test_a_short_gap_loses_nothing(lab: Lab):
     it.broker.connection(1)
     it.answer(SEVERAL[1])
     assert [p.clean for p in it.broker.history if p.kind == CONNECT] == [False, False]
+
+
+def test_what_waits_over_a_long_gap_is_stale(lab: Lab):
+    """One request is being executed when the broker goes, and one waits for that in the queue."""
+    release, back = threading.Event(), threading.Event()
+    it = Scripted(lab, Connection.serve, lambda c: (back.wait(20), c.serve()), MQTT_SESSION_WINDOW="1",
+                  STATE_INTERVAL="1", routes={"/api/inverter/modbus": held(release, http_reply({"value": 7}))})
+    connection = it.broker.connection()
+    for request in SEVERAL[:2]:
+        connection.publish("iamcat/modbus/request", request)
+        it.broker.take(PUBACK)
+    it.api.take("/api/inverter/modbus")
+    connection.end()
+    it.cat.wait_log("trying again in")
+    it.api.received.clear()
+    for _ in range(3):
+        it.api.take("/api/state")  # more than a second goes by
+    release.set()
+    it.cat.wait_log("request 2: stale")
+    back.set()
+    answers = [strict_json(it.answer(request).payload)["response"] for request in SEVERAL[:2]]
+    assert answers[0] == {"value": 7} and answers[1]["code"] == "stale" and not answers[1]["success"]
+    it.ask(1, SEVERAL[2])
+    assert [r.query["address"] for r in it.api.history if "modbus" in r.path] == ["0", "2"]
 
 
 @pytest.mark.parametrize("addresses, ids", [
