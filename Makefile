@@ -286,7 +286,7 @@ test-sandbox: deps
 ARM_ARCHS = $(filter arm%,$(ARCHS))
 NOT_EMULATED := $(foreach t,test_config.py::test_started_with_closed_descriptors test_faults.py::test_the_clock_jumps test_faults.py::test_the_machine_sleeps \
 	test_faults.py::test_descriptors_are_exhausted test_trust.py::test_clock test_trust.py::test_clock_before_the_build \
-	test_session.py::test_a_failure_is_told_once_and_backed_off,--deselect test/e2e/$t)
+	test_session.py::test_a_failure_is_told_once_and_backed_off test_status.py::test_metrics_port_in_use,--deselect test/e2e/$t)
 test-arm: deps
 	@$(MAKE) --no-print-directory deps PACKAGES=qemu-user-static
 	@$(MAKE) --no-print-directory iamcat $(TOOLS)
