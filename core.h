@@ -73,9 +73,7 @@ void session_stop(struct bridge *b);
 /* Is there no service, for longer than MQTT_SESSION_WINDOW? */
 bool session_lapsed(const struct bridge *b);
 
-/* Is serial number or token due, while all calls may be busy? Then the first one that ends is not for a
- * request.
- */
+/* Is the next token due, while all calls may be busy? Then the first one that ends is not for a request. */
 bool session_needs_call(struct bridge *b);
 
 /* requests.c */

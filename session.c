@@ -243,8 +243,7 @@ static void dial(struct bridge *b)
 	enter(b, PHASE_DIAL, DIAL_MS);
 }
 
-/* Begins anew: with the serial number (once), the token, or the connection, whatever is missing first. Waits
- * in its phase for the connections that it needs to be free. */
+/* Begins anew: with the serial number (once), the token, or the connection, whatever is missing first. */
 static void begin(struct bridge *b)
 {
 	if (broker(b)->state != LINK_DOWN)
@@ -253,12 +252,14 @@ static void begin(struct bridge *b)
 		dial(b);
 		return;
 	}
-	/* With a full outbox the calls are held by answers that wait for this connection. */
+	/* The calls may be busy for long, and held for good by answers that wait for this connection; a state
+	 * that is being fetched would wait for it, too. */
 	b->identity = api_idle(b);
-	if (b->identity == NULL && b->state.state == API_IDLE)
+	if (b->identity == NULL) {
 		b->identity = &b->state;
-	if (b->identity == NULL)
-		return;
+		b->state_due = b->state_due || b->state.state != API_IDLE;
+		api_finish(b, b->identity);
+	}
 	if (b->serial[0] == 0) {
 		api_begin(b->identity, "GET /api/crypto");
 		api_start(b, b->identity, (struct slice){NULL, 0}, b->time.now_ms);
@@ -777,8 +778,6 @@ static const char *silence(enum bridge_phase phase)
 
 bool session_needs_call(struct bridge *b)
 {
-	if (b->phase == PHASE_PAUSE) /* see begin */
-		return !(b->serial[0] != 0 && b->config->has_login) && due(b, b->phase_deadline_ms);
 	return b->phase == PHASE_SERVE && b->identity == NULL && b->token[0] == 0 && !b->config->has_login &&
 	       due(b, b->renew_ms);
 }

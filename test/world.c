@@ -254,6 +254,9 @@ static void check_broker(void)
 	const struct mark *m = &l->mark[l->first_mark];
 	if (l->marks > 0 && m->kind == MARK_GARBAGE && l->link->received >= m->end && online())
 		broken("a malformed packet is waited with");
+	if (w.bridge->phase == PHASE_PAUSE && l->link->state == LINK_DOWN &&
+	        w.now - w.bridge->phase_deadline_ms > 1000)
+		broken("the next connection waits for a call");
 	int64_t half = w.config.keep_alive_s * 500, beat = (int64_t)w.config.state_interval_s * 1000;
 	if (!l->dead || w.serving_since == never)
 		return;
