@@ -676,7 +676,8 @@ static size_t next_bytes(struct bridge *b, unsigned char *p, size_t room)
 {
 	size_t n = b->control.n - b->control_at;
 	/* Before CONNACK the outbox may still be in the middle of what the last connection broke off. */
-	if (n > 0 && (b->phase == PHASE_HELLO || !mqtt_outbox_midway(&b->outbox))) {
+	bool midway = b->phase != PHASE_HELLO && mqtt_outbox_midway(&b->outbox);
+	if (n > 0 && !midway) {
 		if (n > room)
 			n = room;
 		memcpy(p, b->control.p + b->control_at, n);
@@ -688,7 +689,7 @@ static size_t next_bytes(struct bridge *b, unsigned char *p, size_t room)
 		}
 		return n;
 	}
-	if (b->phase != PHASE_STALE && b->phase != PHASE_SERVE &&
+	if (!midway && b->phase != PHASE_STALE && b->phase != PHASE_SERVE &&
 	        b->phase != PHASE_DRAIN) /* nothing follows DISCONNECT (MQTT-3.14.4-2) */
 		return 0;
 	return mqtt_outbox_send(&b->outbox, p, room);

@@ -228,6 +228,27 @@ static void keeps_a_session_that_was_discarded(void **state)
 	assert_int_equal(b.phase, PHASE_SERVE);
 }
 
+/* A publish that is half sent is sent to its end, and then DISCONNECT: or the broker would publish the last
+ * will. */
+static void discards_within_a_publish(void **state)
+{
+	unsigned char sent[1024];
+	(void)state;
+	start(true);
+	answer(b.identity->link, "{\"serialNumber\": \"s1\"}");
+	answer(b.state.link, "{}");
+	connack(true);
+	assert_int_equal(b.phase, PHASE_STALE);
+	size_t n = drain(sent, sizeof sent, 10);
+	feed(&b.link[LINK_BROKER], "\xd0\x00", 2);
+	assert_true(b.phase == PHASE_DISCARD && mqtt_outbox_midway(&b.outbox));
+	n += drain(sent + n, sizeof sent - n, SIZE_MAX);
+	assert_memory_equal(sent, "\xc0\x00\x32", 3);
+	assert_int_equal(n, 2 + 2 + sent[3] + 2);
+	assert_memory_equal(sent + n - 4, "\"}\xe0\x00", 4);
+	assert_false(b.link[LINK_BROKER].open);
+}
+
 /* In service, with the call that is to bring the next token. */
 static void start_renewal(void)
 {
@@ -514,6 +535,7 @@ int main(void)
 	        cmocka_unit_test(was_held_up),
 	        cmocka_unit_test(waits_over_a_gap),
 	        cmocka_unit_test(keeps_a_session_that_was_discarded),
+	        cmocka_unit_test(discards_within_a_publish),
 	        cmocka_unit_test(stops_between_two_connections),
 	        cmocka_unit_test(each_publish_is_waited_for),
 	        cmocka_unit_test(a_failure_is_told_once_a_minute),
