@@ -838,11 +838,11 @@ static void step_online(struct bridge *b)
 {
 	struct link *l = broker(b);
 	enum bridge_phase phase = b->phase;
-	bool serving = phase == PHASE_SERVE || phase == PHASE_DRAIN;
 	/* By now the broker has given us up (MQTT-3.1.2-24), and what lies in the socket is as old. */
-	if (serving && b->time.now_ms - b->sent_ms > b->config->keep_alive_s * 1500) {
+	if (phase != PHASE_HELLO && b->time.now_ms - b->sent_ms > b->config->keep_alive_s * 1500) {
 		fail(b, END_TIMEOUT, "held up for longer than the keep-alive", 0);
-		b->served_until_ms = b->sent_ms;
+		if (phase == PHASE_SERVE)
+			b->served_until_ms = b->sent_ms;
 		return;
 	}
 	receive(b);
@@ -857,12 +857,11 @@ static void step_online(struct bridge *b)
 		renew(b);
 	if (b->phase != phase)
 		return;
-	if (serving) {
+	if (phase == PHASE_HELLO)
+		transmit(b);
+	else
 		keep_alive(b);
-		return;
-	}
-	transmit(b);
-	if (due(b, b->phase_deadline_ms))
+	if (phase != PHASE_SERVE && phase != PHASE_DRAIN && b->phase == phase && due(b, b->phase_deadline_ms))
 		fail(b, END_TIMEOUT, silence(phase), 0);
 }
 

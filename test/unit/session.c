@@ -169,6 +169,45 @@ static void was_held_up(void **state)
 	config.session_window_s = 0;
 }
 
+/* A SUBACK that is late is waited for, with pings; and what comes before it may be as old. */
+static void waits_for_suback(void **state)
+{
+	unsigned char sent[1024];
+	struct link *l = &b.link[LINK_BROKER];
+	(void)state;
+	config.session_window_s = 60;
+	config.keep_alive_s = 5;
+	log_in();
+	for (int held_up = 0; held_up < 2; held_up++) {
+		link_ended(l, LINK_LOST, "test", 0);
+		step();
+		serve(l);
+		now_ms = b.phase == PHASE_PAUSE ? b.phase_deadline_ms : now_ms;
+		step();
+		connack(true);
+		size_t n = drain(sent, sizeof sent, SIZE_MAX);
+		assert_int_equal(b.phase, PHASE_SUBSCRIBE);
+		if (held_up)
+			break;
+		for (int i = 0; i < 9; i++) {
+			now_ms += 1000;
+			step();
+		}
+		assert_int_equal(drain(sent + n, sizeof sent - n, SIZE_MAX), 3 * 2);
+		assert_memory_equal(sent + n, "\xc0\x00\xc0\x00\xc0\x00", 3 * 2);
+		feed(l, (unsigned char[]){0x90, 3, sent[2], sent[3], 1}, 5);
+		step();
+		assert_int_equal(b.phase, PHASE_SERVE);
+	}
+	now_ms += 3600 * 1000;
+	feed(l, request, sizeof request - 1);
+	assert_int_equal(requests_waiting(&b), 0);
+	assert_int_equal(b.phase, PHASE_PAUSE);
+	assert_true(session_stale(&b));
+	config.session_window_s = 0;
+	config.keep_alive_s = 60;
+}
+
 static bool contains(const unsigned char *p, size_t n, const char *text)
 {
 	return slice_find((struct slice){p, n}, text) < n;
@@ -533,6 +572,7 @@ int main(void)
 	        cmocka_unit_test(breaks_within_a_publish),
 	        cmocka_unit_test(breaks_with_a_full_outbox),
 	        cmocka_unit_test(was_held_up),
+	        cmocka_unit_test(waits_for_suback),
 	        cmocka_unit_test(waits_over_a_gap),
 	        cmocka_unit_test(keeps_a_session_that_was_discarded),
 	        cmocka_unit_test(discards_within_a_publish),
