@@ -463,12 +463,12 @@ def test_descriptors_are_exhausted(lab: Lab):
         it.cat.wait_log(rf"request \d+: api_unreachable: .*{TOO_MANY} \(error 24\)")
         it.cat.wait_log(rf" warn  gateway API, state: {TOO_MANY}")
     marks = [(it, it.cat.log.mark(), cpu_s(it.cat)) for it in them]
-    nothing.broker.live[-1].end()
-    nothing.cat.wait_log(rf"token: {TOO_MANY} \(error 24\); trying again in", times=2)
     for it in enough, one_call:
         it.broker.received.clear()
         for _ in range(4):
             assert b"api_unavailable" in it.published("state").payload
+    nothing.broker.live[-1].end()  # the last: each further failure may double the time until it is tried again
+    nothing.cat.wait_log(rf"token: {TOO_MANY} \(error 24\); trying again in", times=2)
     for it, mark, used in marks:
         assert len(it.cat.log.lines) - mark < 20 and cpu_s(it.cat) - used < 0.5, it.cat.log.tail()
     for it in them:
