@@ -67,17 +67,19 @@ static int64_t user_of(int fd)
 
 /* --- listening --- */
 
-/* Is there a socket's file which nobody listens to, as a program leaves it that was killed? open(2) knows
- * sockets by ENXIO. */
+/* Is there a socket's file which nobody listens to, as a program leaves it that was killed? Otherwise errno
+ * says what is there. open(2) knows sockets by ENXIO. */
 static bool stale(socklen_t size)
 {
 	int fd = openat(AT_FDCWD, address.sun_path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW);
-	bool is_socket = fd < 0 && errno == ENXIO;
-	int other = fd_socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK);
-	bool dead =
-	        is_socket && connect(other, (struct sockaddr *)&address, size) != 0 && errno == ECONNREFUSED;
+	errno = fd >= 0 || errno == ELOOP ? ENOTSOCK : errno;
 	fd_close(&fd);
-	fd_close(&other);
+	if (errno != ENXIO)
+		return false;
+	fd = fd_socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK);
+	bool dead = connect(fd, (struct sockaddr *)&address, size) != 0 && errno == ECONNREFUSED;
+	fd_close(&fd);
+	errno = EADDRINUSE;
 	return dead;
 }
 
@@ -92,30 +94,36 @@ static int open_local(struct status *s)
 	if (!s->bound && errno == EADDRINUSE && address.sun_path[0] != 0) {
 		s->bound = stale(size) && unlink(address.sun_path) == 0 &&
 		           bind(fd, (struct sockaddr *)&address, size) == 0;
-		errno = EADDRINUSE;
 	}
 	if (!s->bound || listen(fd, BACKLOG) != 0)
 		fd_close(&fd);
 	return fd;
 }
 
+static const char *reason_of(int code)
+{
+	switch (code) {
+	case EADDRINUSE: return "it is in use already (by another iamcat?)";
+	case ENOTSOCK: return "what is there is no socket: take it away, or choose another path";
+	case EACCES:
+	case EPERM: return "permission denied (to this user)";
+	case EROFS: return "read-only file system";
+	case ENOENT:
+	case ENOTDIR: return "its directory is not there";
+	case EADDRNOTAVAIL: return "this machine does not have that address";
+	default: return NULL;
+	}
+}
+
 /* What can't be had is said once. */
 static bool opened(struct status *s, const char *name, int fd)
 {
-	int code = errno;
+	const char *reason = reason_of(errno);
 	if (fd >= 0 || s->failing)
 		return fd >= 0;
-	buf_put_str(&s->said, name);
-	if (code == EADDRINUSE)
-		buf_put_str(&s->said, ": it is in use already (by another iamcat?)");
-	else if (code == EACCES || code == EPERM)
-		buf_put_str(&s->said, ": permission denied");
-	else if (code == ENOENT)
-		buf_put_str(&s->said, ": its directory is not there");
-	else if (code == EADDRNOTAVAIL)
-		buf_put_str(&s->said, ": this machine does not have that address");
-	else
-		buf_put_text(&s->said, ": it can't be listened on (error %u)", (unsigned)code);
+	buf_put_text(&s->said, "%s: %s", name, reason != NULL ? reason : "it can't be had, error ");
+	if (reason == NULL)
+		buf_put_i64(&s->said, errno);
 	buf_put_str(&s->said, s->config->sandbox == SWITCH_OFF
 	                              ? "; trying again every 10 s\n"
 	                              : "; the sandbox leaves no right to try again: restart iamcat then\n");

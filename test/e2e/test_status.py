@@ -509,12 +509,25 @@ def test_what_is_no_socket_is_left_alone(kind: str, lab: Lab):
         path.symlink_to("/nowhere")
     before = path.lstat()
     it = Told(lab, STATUS_SOCKET=str(path), STATE_INTERVAL="3600")
-    it.cat.wait_log(" warn  STATUS_SOCKET: it is in use already")
+    it.cat.wait_log(" warn  STATUS_SOCKET: what is there is no socket: take it away, or choose another path; ")
     it.broker.connection()
     assert it.ask()["response"]["value"] == 42
     it.cat.stop()
     after = path.lstat()
     assert (before.st_ino, before.st_size, before.st_mode) == (after.st_ino, after.st_size, after.st_mode)
+
+
+@pytest.mark.parametrize("path, words", [
+    ("/nowhere/status", "its directory is not there"), ("/etc/hosts/status", "its directory is not there"),
+    ("/sys/status", r"permission denied \(to this user\)"), ("/mnt/status", "read-only file system")])
+def test_where_no_socket_can_be(path: str, words: str, lab: Lab):
+    class ReadOnly(Told):
+        within = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o ro none /mnt && exec "$@"', "sh"]
+
+    it = ReadOnly(lab, STATUS_SOCKET=path, STATE_INTERVAL="3600")
+    it.cat.wait_log(f" warn  STATUS_SOCKET: {words}; ")
+    it.broker.connection()
+    assert it.ask()["response"]["value"] == 42
 
 
 @pytest.mark.usefixtures("no_sandbox")
