@@ -534,13 +534,13 @@ static size_t find(struct slice name)
 	return v;
 }
 
-/* Levenshtein's distance between a, in capitals, and b; of a long a only the beginning counts. */
+/* Levenshtein's distance between a, in capitals, and b, of at most 31 bytes. */
 static size_t distance(struct slice a, const char *b)
 {
 	size_t row[32], n = strlen(b);
 	for (size_t k = 0; k <= n; k++)
 		row[k] = k;
-	for (size_t i = 0; i < a.n && i < 64; i++) {
+	for (size_t i = 0; i < a.n; i++) {
 		char c = (char)(a.p[i] >= 'a' ? a.p[i] - 'a' + 'A' : a.p[i]);
 		size_t diagonal = row[0];
 		row[0] = i + 1;
@@ -554,46 +554,45 @@ static size_t distance(struct slice a, const char *b)
 	return row[n];
 }
 
-static void warn_unknown(struct reader *r, struct slice name, size_t nearest, unsigned line)
-{
-	put_source(r->warnings, r, name, line);
-	buf_put_text(r->warnings, " is no variable of iamcat and has no effect; the nearest one is %s\n",
-	        variables[nearest].name);
-}
-
-/* A name that has a typing mistake or two, though not in its first letter. The environment has many others'
- * names, and health is to cost little. */
-static void warn_misspelled(struct reader *r, struct slice name)
+/* A name that is no variable, and what comes nearest to it, if anything is near. In the environment, which
+ * has many others' names, only one that has a typing mistake or two, though not in its first letter: and
+ * health is to cost little. */
+static void warn_unknown(struct reader *r, struct slice name, unsigned line)
 {
 	enum { MISTAKES = 2 };
+	size_t nearest = VARIABLES, least = SIZE_MAX;
 	for (size_t v = 0; v < VARIABLES; v++) {
-		size_t n = strlen(variables[v].name);
-		if (name.n + MISTAKES >= n && n + MISTAKES >= name.n &&
-		        (name.p[0] & ~0x20) == variables[v].name[0] &&
-		        distance(name, variables[v].name) <= MISTAKES) {
-			warn_unknown(r, name, v, 0);
-			return;
+		const char *known = variables[v].name;
+		size_t n = strlen(known), most = line > 0 ? n * 2 / 5 : MISTAKES; /* without MQTT_, say */
+		if (name.n + most < n || n + most < name.n || (line == 0 && (name.p[0] & ~0x20) != known[0]))
+			continue;
+		size_t d = distance(name, known);
+		if (d <= most && d < least) {
+			nearest = v;
+			least = d;
 		}
 	}
+	if (line == 0 && nearest == VARIABLES)
+		return;
+	put_source(r->warnings, r, name, line);
+	buf_put_str(r->warnings, " is no variable of iamcat and has no effect");
+	if (nearest < VARIABLES)
+		buf_put_text(r->warnings, "; the nearest one is %s", variables[nearest].name);
+	buf_put_str(r->warnings, "\n");
 }
 
 static void store(struct reader *r, struct slice name, struct slice value, unsigned line)
 {
-	size_t v = find(name), nearest = 0, least = SIZE_MAX;
-	if (v < VARIABLES) {
-		if (r->found[v].line > 0) {
-			put_source(r->warnings, r, name, r->found[v].line);
-			buf_put_text(r->warnings, " has no effect, it is set again in line %u\n", line);
-		}
-		r->found[v] = (struct found){value, line};
+	size_t v = find(name);
+	if (v == VARIABLES) {
+		warn_unknown(r, name, line);
 		return;
 	}
-	for (v = 0; v < VARIABLES; v++) {
-		size_t d = distance(name, variables[v].name);
-		nearest = d < least ? v : nearest;
-		least = d < least ? d : least;
+	if (r->found[v].line > 0) {
+		put_source(r->warnings, r, name, r->found[v].line);
+		buf_put_text(r->warnings, " has no effect, it is set again in line %u\n", line);
 	}
-	warn_unknown(r, name, nearest, line);
+	r->found[v] = (struct found){value, line};
 }
 
 /* The value in quotes that begins at offset at; it may have several lines. Returns NULL with the value,
@@ -704,8 +703,9 @@ static void read_environment(struct reader *r, char *const *envp)
 	for (; *envp; envp++) {
 		struct slice value = slice_str(*envp), name = slice_cut(&value, '=');
 		size_t v = find(name);
+		value.n -= value.n > 0 && value.p[value.n - 1] == '\r'; /* of a file with CRLF */
 		if (v == VARIABLES)
-			warn_misspelled(r, name);
+			warn_unknown(r, name, 0);
 		else if (value.n > 0 && (r->found[v].line > 0 || r->found[v].value.n == 0)) /* the first */
 			r->found[v] = (struct found){value, 0};
 		if (v < VARIABLES && v != ROOT_CA && is_quoted(value)) {

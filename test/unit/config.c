@@ -257,8 +257,19 @@ static const struct {
                 "MQTT_BROKER_PORT\n"
                 "STATE_INTERVALL (F line 4) is no variable of iamcat and has no effect; the nearest one is "
                 "STATE_INTERVAL\n"
-                "exportLOG_LEVEL (F line 5) is no variable of iamcat and has no effect; the nearest one is "
-                "LOG_LEVEL\n"},
+                "exportLOG_LEVEL (F line 5) is no variable of iamcat and has no effect\n"},
+        {"unknown variables that are near to one, or not",
+                "MQTT_BROKER_HOST=h\nUSERNAME=x\nMQTT_HOST=x\nFOO=x\nROOT_CA_FILE=x\nX=x\n", {0}, "",
+                "USERNAME (F line 2) is no variable of iamcat and has no effect; the nearest one is "
+                "MQTT_USERNAME\n"
+                "MQTT_HOST (F line 3) is no variable of iamcat and has no effect\n"
+                "FOO (F line 4) is no variable of iamcat and has no effect\n"
+                "ROOT_CA_FILE (F line 5) is no variable of iamcat and has no effect; the nearest one is "
+                "MQTT_ROOT_CA_FILE\n"
+                "X (F line 6) is no variable of iamcat and has no effect\n"},
+        {"CRLF in the environment", "",
+                {"MQTT_BROKER_HOST=h\r", "MQTT_USERNAME=u\r", "MQTT_PASSWORD=p\rq\r", "LOG_LEVEL=\r"},
+                "user_name=u password=p\rq has_login=1 ", ""},
         {"IPv4", "MQTT_BROKER_HOST=192.0.2.1", {0}, "broker_host=192.0.2.1 ", ""},
         {"IPv6", "MQTT_BROKER_HOST=2001:db8::1\nWEB_CONTAINER_HOST=fe80::1%2", {0},
                 "broker_host=2001:db8::1 api_host=fe80::1%2 ", ""},
