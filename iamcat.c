@@ -296,13 +296,11 @@ static void run(void)
 	bridge_init(&bridge, &config.bridge, &tls, &anchors[0], random, now());
 	bridge.log_level = config.log_level;
 	net_init(&net, bridge.link, BRIDGE_LINKS);
-	if (command == CHECK) { /* beside the one that runs */
-		memcpy(config.status_socket, "off", sizeof "off");
-		config.metrics_port = 0;
-	} else {
-		notify_open(environ);
-	}
 	status_init(&status, &config, net_now_ms());
+	if (command == CHECK)
+		status_close(&status); /* tried, and left to the one that runs */
+	else
+		notify_open(environ);
 	enter_sandbox();
 	while (!bridge_done(&bridge)) {
 		if (stop_signal != 0)

@@ -119,12 +119,17 @@ static const char *reason_of(int code)
 static bool opened(struct status *s, const char *name, int fd)
 {
 	const char *reason = reason_of(errno);
+	struct buf json = BUF(s->reply), why = BUF(s->client_mem[0]);
+	bool probe = s->config->bridge.probe;
 	if (fd >= 0 || s->failing)
 		return fd >= 0;
+	if (probe && errno == EADDRINUSE && status_ask(s->config, &json, &why))
+		return false; /* it is the one that runs who has it */
 	buf_put_text(&s->said, "%s: %s", name, reason != NULL ? reason : "it can't be had, error ");
 	if (reason == NULL)
 		buf_put_i64(&s->said, errno);
-	buf_put_str(&s->said, s->config->sandbox == SWITCH_OFF
+	buf_put_str(&s->said, probe ? "; started here and now, iamcat would go on without it\n"
+	                      : s->config->sandbox == SWITCH_OFF
 	                              ? "; trying again every 10 s\n"
 	                              : "; the sandbox leaves no right to try again: restart iamcat then\n");
 	return false;
@@ -141,7 +146,7 @@ static void open_all(struct status *s, int64_t now_ms)
 		good &= opened(s, "METRICS_LISTEN",
 		        s->web = fd_listen(&c->metrics_address, c->metrics_port, BACKLOG));
 	s->failing = !good;
-	s->again_ms = good || c->sandbox == SWITCH_ON ? INT64_MAX : now_ms + AGAIN_MS;
+	s->again_ms = good || c->bridge.probe || c->sandbox == SWITCH_ON ? INT64_MAX : now_ms + AGAIN_MS;
 }
 
 void status_init(struct status *s, const struct config *c, int64_t now_ms)
@@ -160,9 +165,11 @@ void status_init(struct status *s, const struct config *c, int64_t now_ms)
 
 void status_close(struct status *s)
 {
-	/* The sandbox leaves no right to that; the next start replaces it. */
-	if (s->bound && s->config->status_socket[0] != 0 && s->config->sandbox == SWITCH_OFF)
+	/* The sandbox leaves no right to that, which iamcat check is not in; the next start replaces it. */
+	if (s->bound && s->config->status_socket[0] != 0 &&
+	        (s->config->bridge.probe || s->config->sandbox == SWITCH_OFF))
 		unlink(s->config->status_socket);
+	s->bound = false;
 	fd_close(&s->local);
 	fd_close(&s->web);
 	fd_close(&s->memory);

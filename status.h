@@ -38,7 +38,8 @@ struct status {
 	unsigned char client_mem[STATUS_CLIENTS][STATUS_BYTES]; /* last, since mostly it is never touched */
 };
 
-/* Opens what the configuration names; what can't be had is said in a line, and tried again by status_step. */
+/* Opens what the configuration names; what can't be had is said in a line, and tried again by status_step.
+ * For a bridge that probes: but nothing is said of what a running iamcat of this configuration has. */
 void status_init(struct status *s, const struct config *c, int64_t now_ms);
 
 /* Answers whoever asks, as w says that select has found them, without waiting for anybody; w then holds what

@@ -5,7 +5,9 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
+import threading
 import time
 from typing import Any, Callable
 
@@ -15,7 +17,7 @@ import pki
 from apart import apart
 from fake import (CONNECT, DISCONNECT, PUBACK, PUBLISH, READ, SUBACK, SUBSCRIBE, Connection, FakeApi, FakeBroker, FakeDns,
                   Packet, black_hole, connack, hang, http_reply, mqtt_id, mqtt_packet, token_claims, unsigned_token)
-from lab import DEVICE, IAMCAT, SERIAL, TIMEOUT, Certificate, Lab, certify
+from lab import DEVICE, IAMCAT, SERIAL, TIMEOUT, Certificate, Lab, certify, free_port
 
 STEPS = ["configuration", "gateway API", "token", "name look-up", "TCP", "TLS", "CONNECT", "SUBSCRIBE", "state"]
 # "ok     0 ms TCP: text", and what stands below such a line.
@@ -251,17 +253,60 @@ def test_requests_are_not_executed(lab: Lab):
 
 
 def test_a_running_iamcat_is_not_disturbed(lab: Lab):
-    bridge = lab.bridge("--state-delay-ms", "300")
+    told = {"STATUS_SOCKET": str(lab.dir / "status"), "METRICS_LISTEN": f"127.0.0.1:{free_port()}"}
+    bridge = lab.bridge("--state-delay-ms", "300", **told)
     request = {"function_code": 3, "device_id": DEVICE, "address": 10056}
     bridge.cat.wait_log("in service")
     mark = bridge.cat.log.mark()
-    cat = lab.iamcat(lab.env(bridge.broker, bridge.gateway), "check")
+    cat = lab.iamcat(lab.env(bridge.broker, bridge.gateway, **told), "check")
     cat.out.wait("SUBSCRIBE: ")
     assert bridge.operator.request(request)["response"]["value"] == 42.0
     assert cat.wait() == 0, "\n".join(cat.out.lines)
     assert bridge.operator.request(request)["response"]["value"] == 42.0
     assert not bridge.cat.log.find(" warn | in service", since=mark)
     assert len(bridge.gateway.calls("modbus")) == 2
+    # What it has is not in anybody's way; and it has it still.
+    assert not [line for line in cat.out.lines if re.search("STATUS_SOCKET|METRICS_LISTEN", line)]
+    health = lab.iamcat(lab.env(bridge.broker, bridge.gateway, **told), "health")
+    assert health.wait() == 0 and health.out.lines == ["healthy: in service"]
+    with socket.create_connection(("127.0.0.1", int(told["METRICS_LISTEN"].split(":")[1])), TIMEOUT) as asking:
+        asking.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+        assert asking.recv(99).startswith(b"HTTP/1.1 200 ")
+
+
+def test_what_nobody_could_ask(lab: Lab):
+    """STATUS_SOCKET and METRICS_LISTEN: the service would go on without, but this is said."""
+    there = lab.dir / "precious"
+    there.write_text("precious")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        broker, api, env = peers(lab, STATUS_SOCKET=str(there), METRICS_LISTEN=f"127.0.0.1:{other.getsockname()[1]}")
+        run = Checked(lab, env).end()
+    then = "; started here and now, iamcat would go on without it"
+    notes = [line for line in run.lines if re.search("STATUS_SOCKET|METRICS_LISTEN", line)]
+    assert [line.split(maxsplit=1) for line in notes] == [
+        ["note", f"STATUS_SOCKET: what is there is no socket: take it away, or choose another path{then}"],
+        ["note", f"METRICS_LISTEN: it is in use already (by another iamcat?){then}"]]
+    assert (run.status, run.steps, there.read_text()) == (0, good(9), "precious"), run.text
+
+
+def test_nothing_is_left_of_what_could_be_asked(lab: Lab):
+    """While it checks, another iamcat may begin."""
+    asked = threading.Event()
+
+    def state(_request: Any):
+        assert asked.wait(TIMEOUT)
+        return http_reply({"mode": "late"})
+
+    broker, api, env = peers(lab, routes={"/api/state": state}, STATUS_SOCKET=str(lab.dir / "status"),
+                             METRICS_LISTEN=f"127.0.0.1:{free_port()}")
+    run = Checked(lab, env)
+    run.cat.out.wait("SUBSCRIBE: ")
+    assert not (lab.dir / "status").exists()
+    other = lab.iamcat({**env, "STATE_INTERVAL": "3600"})
+    other.wait_log("connecting to")
+    asked.set()
+    assert run.end().status == 0, run.text
+    assert (lab.dir / "status").is_socket() and not other.log.find("STATUS_SOCKET|METRICS_LISTEN")
 
 
 def test_stopped_by_ctrl_c(lab: Lab):
