@@ -24,7 +24,8 @@ static const struct {
                 "MQTT_TLS_SERVER_NAME if the certificate has another name, MQTT_ROOT_CA_FILE for a CA of "
                 "your own"},
         {"CONNECT", "that the broker lets this client in",
-                "the broker's log; this machine's clock; MQTT_BROKER_PORT if that is no port for MQTT "
+                "the broker's log; this machine's clock, or MQTT_PASSWORD; MQTT_BROKER_PORT if that is no "
+                "port for MQTT "
                 "(but for WebSocket); whether the broker allows this client id, which ends with -check"},
         {"SUBSCRIBE", "that this client may subscribe to its requests",
                 "the broker's access rules; MQTT_TOPIC_PREFIX"},

@@ -328,7 +328,7 @@ static const char *const refusal[] = {
         "the broker refuses the client id",
         "the broker is not available (busy, or over its quota)",
         "the broker refuses user name or password (or the token, or its dates: is this clock right?)",
-        "the broker does not authorise this client (or has banned it)",
+        "the broker does not authorise this client (password, token, access rules, or a ban)",
 };
 
 /* The connection is to be given up in an orderly way: DISCONNECT, and then the link is closed. */
@@ -384,7 +384,7 @@ static void accepted(struct bridge *b, bool session_present)
 static void end_stale(struct bridge *b)
 {
 	log_line(b, b->stale > 0 ? LEVEL_WARN : LEVEL_INFO, /* an old one is usual after a start */
-	        "the broker kept a session from too long ago (MQTT_SESSION_WINDOW): it is "
+	        "the broker kept an old session (MQTT_SESSION_WINDOW): it is "
 	        "discarded; requests in it that are not executed: %u",
 	        b->stale);
 	b->stale = 0;

@@ -164,6 +164,7 @@ FAULTS = {
     "the embedded roots": (5, {"MQTT_ROOT_CA_FILE": ""}, {}, [], "from no trusted root"),
     "no TLS": (5, {}, {}, [lambda c: c.peer.sendall(b"SSH-2.0-OpenSSH\r\n")] * 3, "no TLS at all on this port"),
     "not authorised": (6, {}, {}, [refusing(5)] * 3, "does not authorise this client"),
+    "a wrong password": (6, {"MQTT_USERNAME": "me", "MQTT_PASSWORD": "hunter2"}, {}, [refusing(5)] * 3, "clock, or MQTT_PASSWORD; "),
     "a bad client id": (6, {}, {}, [refusing(2)], "refuses the client id"),
     "CONNECT lost": (6, {}, {}, [lambda c: (c.expect(CONNECT), c.end())], "the server ended the connection"),
     "no subscription": (7, {}, {}, [no_subscription], "the broker refuses the subscription"),
