@@ -104,7 +104,7 @@ static const char *reason_of(int code)
 {
 	switch (code) {
 	case EADDRINUSE: return "it is in use already (by another iamcat?)";
-	case ENOTSOCK: return "what is there is no socket: take it away, or choose another path";
+	case ENOTSOCK: return "what is there is no socket: choose another path, or take it away";
 	case EACCES:
 	case EPERM: return "permission denied (to this user)";
 	case EROFS: return "read-only file system";

@@ -285,7 +285,7 @@ def test_what_nobody_could_ask(lab: Lab):
     then = "; started here and now, iamcat would go on without it"
     notes = [line for line in run.lines if re.search("STATUS_SOCKET|METRICS_LISTEN", line)]
     assert [line.split(maxsplit=1) for line in notes] == [
-        ["note", f"STATUS_SOCKET: what is there is no socket: take it away, or choose another path{then}"],
+        ["note", f"STATUS_SOCKET: what is there is no socket: choose another path, or take it away{then}"],
         ["note", f"METRICS_LISTEN: it is in use already (by another iamcat?){then}"]]
     assert (run.status, run.steps, there.read_text()) == (0, good(9), "precious"), run.text
 

@@ -509,7 +509,7 @@ def test_what_is_no_socket_is_left_alone(kind: str, lab: Lab):
         path.symlink_to("/nowhere")
     before = path.lstat()
     it = Told(lab, STATUS_SOCKET=str(path), STATE_INTERVAL="3600")
-    it.cat.wait_log(" warn  STATUS_SOCKET: what is there is no socket: take it away, or choose another path; ")
+    it.cat.wait_log(" warn  STATUS_SOCKET: what is there is no socket: choose another path, or take it away; ")
     it.broker.connection()
     assert it.ask()["response"]["value"] == 42
     it.cat.stop()
