@@ -265,7 +265,7 @@ bool tls_anchors_read(struct tls_anchors *a, struct slice pem, struct buf *why)
 	if (wrong == NULL && a->n > 0)
 		return true;
 	if (wrong != NULL)
-		buf_put_text(why, "certificate %zu: %s", a->n + 1, wrong);
+		buf_put_text(why, "certificate %u: %s", (unsigned)a->n + 1, wrong);
 	else
 		buf_put_str(why, "no certificate in it (a line -----BEGIN CERTIFICATE----- is expected)");
 	a->n = a->used = 0;
