@@ -186,6 +186,29 @@ void buf_put_escaped(struct buf *b, struct slice s, size_t max)
 	}
 }
 
+void buf_put_blanks(struct buf *b, size_t n)
+{
+	while (n-- > 0)
+		buf_put_byte(b, ' ');
+}
+
+void buf_put_wrapped(struct buf *b, struct slice s, size_t indent, size_t width, bool items)
+{
+	for (;;) {
+		size_t end = slice_find(s, "\n"), n = end > width ? width : end;
+		while (n > 0 && n < end && (s.p[n] != ' ' || (items && s.p[n - 1] != ',')))
+			n--;
+		bool cut = n == 0 && end > 0;
+		n = cut ? width : n;
+		buf_put(b, s.p, n);
+		if (n == s.n)
+			return;
+		buf_put_byte(b, '\n');
+		buf_put_blanks(b, indent);
+		s = slice_from(s, cut ? n : n + 1);
+	}
+}
+
 /* Year, month and day behind so many days from 0000-03-01 on, in the proleptic Gregorian calendar. The year
  * begins in March here, so that the leap day is its last. */
 static void civil_date(uint32_t days, uint32_t *date)

@@ -76,6 +76,13 @@ void buf_put_escaped(struct buf *b, struct slice s, size_t max);
 /* The byte as two hexadecimal digits; a: 'a' or 'A'. */
 void buf_put_hex(struct buf *b, unsigned char c, unsigned char a);
 
+/* So many blanks. */
+void buf_put_blanks(struct buf *b, size_t n);
+
+/* s, in lines of at most width bytes behind indent blanks, those of the first line not counted: they end at a
+ * space, which is left out, or where items is set, at one behind a comma; what has none is cut. */
+void buf_put_wrapped(struct buf *b, struct slice s, size_t indent, size_t width, bool items);
+
 /* UTC, RFC 3339 with six decimals, "2024-08-03T15:05:30.123456Z". us: microseconds since 1970, any value
  * from March of the year 0 to 9999; others are clamped. */
 void buf_put_time(struct buf *b, int64_t us);

@@ -48,32 +48,10 @@ static void put_mark(struct check *c, enum mark mark)
 	buf_put_str(&c->out, (c->terminal ? drawn : plain)[mark]);
 }
 
-static void put_blanks(struct check *c, size_t n)
-{
-	while (n-- > 0)
-		buf_put_byte(&c->out, ' ');
-}
-
-/* A text behind INDENT columns; a line end in it begins a new line, and on a terminal so does a word that
- * does not fit. */
+/* A text behind INDENT columns. */
 static void put_text(struct check *c, struct slice text)
 {
-	size_t column = INDENT, word = 0;
-	for (size_t i = 0; i < text.n; i += word) {
-		bool blank = text.p[i] == ' ' || text.p[i] == '\n';
-		for (word = blank; i + word < text.n && text.p[i + word] != ' ' && text.p[i + word] != '\n';)
-			word++;
-		bool wrap = c->terminal && column > INDENT && column + word > WIDTH;
-		if (text.p[i] == '\n' || wrap) {
-			buf_put_byte(&c->out, '\n');
-			put_blanks(c, INDENT);
-			buf_put(&c->out, text.p + i + blank, word - blank);
-			column = INDENT + word - blank;
-		} else {
-			buf_put(&c->out, text.p + i, word);
-			column += word;
-		}
-	}
+	buf_put_wrapped(&c->out, text, INDENT, c->terminal ? WIDTH - INDENT : SIZE_MAX, false);
 	buf_put_byte(&c->out, '\n');
 }
 
@@ -90,7 +68,7 @@ static void put_step(struct check *c, enum mark mark)
 {
 	int64_t ms = c->now_ms - c->since_ms;
 	put_mark(c, mark);
-	put_blanks(c, ms < 10 ? 3 : ms < 100 ? 2 : ms < 1000);
+	buf_put_blanks(&c->out, ms < 10 ? 3 : ms < 100 ? 2 : ms < 1000);
 	buf_put_text(&c->out, "%u ms ", (unsigned)ms);
 	put_text(c, buf_slice(&c->text));
 }
@@ -100,7 +78,7 @@ static void put_below(struct check *c, enum mark mark, const char *head, struct 
 {
 	put_mark(c, mark);
 	buf_put_str(&c->out, head);
-	put_blanks(c, INDENT - 5 - strlen(head));
+	buf_put_blanks(&c->out, INDENT - 5 - strlen(head));
 	put_text(c, text);
 }
 
@@ -116,7 +94,7 @@ static void put_name(struct check *c)
 {
 	if (!c->terminal)
 		return;
-	put_blanks(c, INDENT);
+	buf_put_blanks(&c->out, INDENT);
 	buf_put_str(&c->out, steps[c->step].name);
 	c->shown = true;
 }

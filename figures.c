@@ -420,24 +420,6 @@ static void put_items(struct buf *b, enum kind kind, struct slice object)
 	buf_put_str(b, b->n == before ? "none" : "");
 }
 
-/* In as many lines as it needs: they end behind a comma or, where that is not between items, at a space. */
-static void put_wrapped(struct page *p, struct slice s, bool items)
-{
-	while (s.n > WIDTH - LABEL) {
-		size_t n = WIDTH - LABEL;
-		while (n > 0 && (s.p[n] != ' ' || (items && s.p[n - 1] != ',')))
-			n--;
-		bool found = n > 0;
-		n = found ? n : WIDTH - LABEL;
-		buf_put(p->b, s.p, n);
-		end_line(p);
-		pad(p, LABEL);
-		n += found;
-		s = (struct slice){s.p + n, s.n - n};
-	}
-	buf_put_slice(p->b, s);
-}
-
 static const struct figure *find(struct slice name)
 {
 	for (const struct figure *row = figures; row < figures + FIGURES; row++)
@@ -468,7 +450,7 @@ static void put_item(struct page *p, struct slice name, struct slice value, cons
 		put_items(&t, kind, value);
 	else
 		put_value(&t, kind, value);
-	put_wrapped(p, buf_slice(&t), kind == NUMBERS);
+	buf_put_wrapped(p->b, buf_slice(&t), LABEL, WIDTH - LABEL, kind == NUMBERS);
 	buf_put_str(p->b, colour[0] != 0 ? "\033[0m" : "");
 	p->half = narrow && column < HALF;
 }

@@ -177,6 +177,34 @@ static void texts(void **state)
 	assert_true(b.full && b.n == b.cap);
 }
 
+static void lines(void **state)
+{
+	static const struct {
+		const char *text, *expected;
+		size_t width;
+		bool items;
+	} rows[] = {
+	        {"", "", 10, false},
+	        {"as it is", "as it is", 8, false},
+	        {"at a space", "at a\n  space", 9, false},
+	        {"atthewidth here", "atthewidth\n  here", 10, false},
+	        {"without any", "wit\n  hou\n  t\n  any", 3, false},
+	        {"one\n\ntwo", "one\n  \n  two", 10, false},
+	        {"one\ntwo three", "one\n  two\n  three", 5, false},
+	        {"all\nof it", "all\n  of it", SIZE_MAX, false},
+	        {"ok 12, busy 3, lost 4", "ok 12,\n  busy 3,\n  lost 4", 13, true},
+	        {"ok 12, busy 3, lost 4", "ok 12, busy\n  3, lost 4", 13, false},
+	        {"ok 12, busy 3", "ok 1\n  2,\n  busy\n   3", 4, true},
+	};
+	(void)state;
+	for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+		unsigned char mem[64];
+		struct buf b = BUF(mem);
+		buf_put_wrapped(&b, slice_str(rows[i].text), 2, rows[i].width, rows[i].items);
+		assert_slice(buf_slice(&b), rows[i].expected);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -191,6 +219,7 @@ int main(void)
 	        cmocka_unit_test(pieces),
 	        cmocka_unit_test(strings),
 	        cmocka_unit_test(texts),
+	        cmocka_unit_test(lines),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
