@@ -246,40 +246,29 @@ static void put_head(struct buf *b, const char *name, const char *help, const ch
 	buf_put_text(b, "# HELP iamcat_%s %s\n# TYPE iamcat_%s%s", name, help, name, type);
 }
 
-static void put_metric(struct buf *b, const char *name, const char *suffix)
-{
-	buf_put_text(b, "iamcat_%s%s", name, suffix);
-}
-
 /* The buckets of a power of two each: those of the longest times are in +Inf alone. */
 static void put_histogram(struct buf *b, const char *name, const struct bridge_times *t)
 {
-	uint64_t sum = 0;
+	unsigned sum = 0;
 	for (size_t i = 0; i < TIMES_BUCKETS; i++) {
 		sum += t->bucket[i];
 		if (i % 2 == 0)
 			continue;
-		put_metric(b, name, "_bucket{le=\"");
+		buf_put_text(b, "iamcat_%s_bucket{le=\"", name);
 		if (i < TIMES_BUCKETS - 1)
 			buf_put_seconds(b, times_least(i + 1) - 1);
 		else
 			buf_put_str(b, "+Inf");
-		buf_put_str(b, "\"} ");
-		buf_put_u64(b, sum);
-		buf_put_byte(b, '\n');
+		buf_put_text(b, "\"} %u\n", sum);
 	}
-	put_metric(b, name, "_sum ");
+	buf_put_text(b, "iamcat_%s_sum ", name);
 	buf_put_seconds(b, t->sum_ms);
-	buf_put_byte(b, '\n');
-	put_metric(b, name, "_count ");
-	buf_put_u64(b, sum);
-	buf_put_byte(b, '\n');
+	buf_put_text(b, "\niamcat_%s_count %u\n", name, sum);
 }
 
 static void put_info(struct buf *b, const struct figures *f)
 {
-	put_head(b, "info", "what runs where", " gauge\n");
-	put_metric(b, "info", "{");
+	put_head(b, "info", "what runs where", " gauge\niamcat_info{");
 	for (const struct figure *row = figures; row->kind == INFO; row++) {
 		buf_put_text(b, "%s%s=", row == figures ? "" : ",", row->name);
 		json_put_string(
@@ -293,11 +282,9 @@ static void put_samples(struct buf *b, const struct figures *f, const struct fig
 {
 	const struct words *w = &words[row->words];
 	const uint32_t *n = field(f, row);
-	for (size_t i = 0; i < w->n; i++) {
-		put_metric(b, row->name, "{");
-		buf_put_text(
-		        b, "%s=\"%s\"} %u\n", w->label, word_of(row, i), row->kind == WORD ? *n == i : n[i]);
-	}
+	for (size_t i = 0; i < w->n; i++)
+		buf_put_text(b, "iamcat_%s{%s=\"%s\"} %u\n", row->name, w->label, word_of(row, i),
+		        row->kind == WORD ? *n == i : n[i]);
 }
 
 void figures_put_metrics(struct buf *b, const struct figures *f)
@@ -315,7 +302,7 @@ void figures_put_metrics(struct buf *b, const struct figures *f)
 		} else if (row->kind > COUNT) {
 			put_samples(b, f, row);
 		} else {
-			put_metric(b, row->name, " ");
+			buf_put_text(b, "iamcat_%s ", row->name);
 			put_number(b, row->kind, number_of(f, row));
 			buf_put_byte(b, '\n');
 		}
