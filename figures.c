@@ -368,7 +368,7 @@ static void put_duration(struct buf *b, int64_t ms)
 /* A value from outside, as it is; a string without its quotes. */
 static void put_plain(struct buf *b, struct slice value)
 {
-	unsigned char mem[600];
+	static unsigned char mem[600];
 	struct buf t = BUF(mem);
 	if (json_kind(value) == JSON_STRING) {
 		json_unescape(&t, value);
