@@ -296,10 +296,8 @@ static bool name_matches(struct slice pattern, struct slice host)
 bool cert_matches(struct slice alt_names, const char *host)
 {
 	struct dns_address address;
-	struct slice name, text = slice_str(host);
+	struct slice name, text = dns_bare(host);
 	int tag;
-	if (text.n > 0 && text.p[text.n - 1] == '.') /* the root, which names in certificates leave out */
-		text.n--;
 	bool literal = dns_read_address(text, &address);
 	while ((tag = der_next(&alt_names, &name)) >= 0)
 		if (literal ? tag == IP_ADDRESS && slice_eq(name, (struct slice){address.ip, address.size})

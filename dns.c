@@ -17,8 +17,7 @@ enum {
 
 static const char hex[16] = {'0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'};
 
-/* A name without its final dot. */
-static struct slice bare(const char *name)
+struct slice dns_bare(const char *name)
 {
 	struct slice s = slice_str(name);
 	if (s.n > 0 && s.p[s.n - 1] == '.')
@@ -264,7 +263,7 @@ void dns_read_conf(struct dns_conf *c, struct slice text)
 
 void dns_read_hosts(struct slice text, const char *name, struct dns_address *list, size_t *n)
 {
-	struct slice host = bare(name);
+	struct slice host = dns_bare(name);
 	while (text.n > 0 && *n < DNS_ADDRESSES) {
 		struct slice line = slice_cut(&text, '\n'), word;
 		line = slice_cut(&line, '#');
@@ -280,7 +279,7 @@ void dns_read_hosts(struct slice text, const char *name, struct dns_address *lis
 bool dns_is_localhost(const char *name, struct dns_address list[2])
 {
 	enum { LOCAL = sizeof "localhost" - 1 };
-	struct slice s = bare(name);
+	struct slice s = dns_bare(name);
 	if (s.n < LOCAL || !slice_like(slice_from(s, s.n - LOCAL), slice_str("localhost")) ||
 	        (s.n > LOCAL && s.p[s.n - LOCAL - 1] != '.'))
 		return false;
@@ -408,7 +407,7 @@ static void begin_candidate(struct dns *d, int64_t now)
 		size_t k = d->candidate++;
 		struct dns_name name = d->base;
 		if (k != (d->as_is_first ? 0 : d->conf.searches) &&
-		        (d->absolute || !add_labels(&name, bare(d->conf.search[k - d->as_is_first]))))
+		        (d->absolute || !add_labels(&name, dns_bare(d->conf.search[k - d->as_is_first]))))
 			continue;
 		name.wire[name.n++] = 0;
 		for (size_t f = 0; f < 2; f++) {
@@ -424,7 +423,7 @@ static void begin_candidate(struct dns *d, int64_t now)
 
 void dns_begin(struct dns *d, const char *name, const struct dns_conf *conf, uint32_t random, int64_t now)
 {
-	struct slice host = bare(name);
+	struct slice host = dns_bare(name);
 	memset(d, 0, sizeof *d);
 	d->state = DNS_ASKING;
 	d->conf = *conf;

@@ -49,6 +49,9 @@ void dns_read_conf(struct dns_conf *c, struct slice text);
  * not count. */
 void dns_read_hosts(struct slice text, const char *name, struct dns_address *list, size_t *n);
 
+/* The name without its final dot, which stands for the root. */
+struct slice dns_bare(const char *name);
+
 /* May it stand in a label of a host's name? Letters, digits, - and _. */
 bool dns_is_label_char(unsigned char c);
 

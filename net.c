@@ -56,8 +56,8 @@ static const char *errno_text(int code)
 	case EPERM: return "this system does not allow the connection (firewall or sandbox)";
 	case EMFILE:
 	case ENFILE: return "there are too many open files";
-	case EAFNOSUPPORT: return "this system has no such kind of address (IPv6 switched off?)";
-	case EADDRNOTAVAIL: return "this system has no address to connect from";
+	case EAFNOSUPPORT:
+	case EADDRNOTAVAIL: return "this system has no address to connect from (IPv6 switched off?)";
 	case ENOBUFS:
 	case ENOMEM: return "the system is out of memory";
 	default: return "the connection failed";

@@ -282,13 +282,10 @@ void tls_anchors_embedded(struct tls_anchors *a)
 void tls_anchors_describe(struct buf *b)
 {
 	for (size_t i = 0; i < sizeof root_anchors / sizeof root_anchors[0]; i++) {
-		struct slice name = cert_name_text(root_anchors[i].subject);
-		buf_put_str(b, "  ");
-		buf_put_escaped(b, name, 64);
-		for (size_t n = name.n; n < 34; n++)
-			buf_put_byte(b, ' ');
-		buf_put_str(b, "expires ");
+		buf_put_str(b, "  until ");
 		cert_put_day(b, root_anchors[i].not_after_s);
+		buf_put_str(b, ": ");
+		buf_put_slice(b, cert_name_text(root_anchors[i].subject));
 		buf_put_byte(b, '\n');
 	}
 }
@@ -483,9 +480,7 @@ static void put_x25519_first(br_ssl_engine_context *e)
 static const char *sni_of(const char *host, struct buf *mem)
 {
 	struct dns_address address;
-	struct slice name = slice_str(host);
-	if (name.n > 1 && name.p[name.n - 1] == '.')
-		name.n--;
+	struct slice name = dns_bare(host);
 	if (dns_read_address(name, &address))
 		return NULL;
 	buf_put_slice(mem, name);

@@ -518,11 +518,11 @@ def test_version_names_the_roots_and_their_expiry(binaries: None, tmp_path: path
     done = call("--version", env=PASSED, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.match(r"iamcat \d+\.\d+\.\d+\n", done.stdout) and max(map(len, done.stdout.splitlines())) <= 80
-    rows = re.findall(r"^  (DigiCert .*?) +expires (\S+)$", done.stdout, re.M)
-    assert [name for name, _ in rows] == [
+    rows = re.findall(r"^  until (\S+): (DigiCert .*)$", done.stdout, re.M)
+    assert [name for _, name in rows] == [
         "DigiCert Global Root CA", "DigiCert Global Root G2", "DigiCert Global Root G3",
         "DigiCert TLS RSA4096 Root G5", "DigiCert TLS ECC P384 Root G5"]
-    for name, expiry in rows:
+    for expiry, name in rows:
         file = f"/usr/share/ca-certificates/mozilla/{name.replace(' ', '_')}.crt"
         end = subprocess.run(["openssl", "x509", "-in", file, "-noout", "-enddate", "-dateopt", "iso_8601"],
                              capture_output=True, text=True, check=True)

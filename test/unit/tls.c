@@ -473,11 +473,11 @@ static void debian_bundle(void **state)
 static void embedded_roots(void **state)
 {
 	static const char *const lines[] = {
-	        "  DigiCert Global Root CA           expires 2031-11-10\n",
-	        "  DigiCert Global Root G2           expires 2038-01-15\n",
-	        "  DigiCert Global Root G3           expires 2038-01-15\n",
-	        "  DigiCert TLS RSA4096 Root G5      expires 2046-01-14\n",
-	        "  DigiCert TLS ECC P384 Root G5     expires 2046-01-14\n",
+	        "  until 2031-11-10: DigiCert Global Root CA\n",
+	        "  until 2038-01-15: DigiCert Global Root G2\n",
+	        "  until 2038-01-15: DigiCert Global Root G3\n",
+	        "  until 2046-01-14: DigiCert TLS RSA4096 Root G5\n",
+	        "  until 2046-01-14: DigiCert TLS ECC P384 Root G5\n",
 	};
 	static char text[32768];
 	unsigned char described[512];
