@@ -328,7 +328,7 @@ static bool in_dns_subtree(struct slice name, struct slice base, bool excluding)
 	if (name.n > base.n && (base.n == 0 || name.p[name.n - base.n - 1] == '.') &&
 	        slice_like(slice_from(name, name.n - base.n), base))
 		return true;
-	return !dotted && (slice_like(name, base) || (excluding && name_matches(name, base)));
+	return !dotted && (excluding ? name_matches(name, base) : slice_like(name, base));
 }
 
 static bool in_ip_subtree(struct slice ip, struct slice base)
@@ -455,17 +455,18 @@ static bool read_extension(struct cert *c, struct slice oid, bool critical, stru
 	struct slice in = take(&value, number == KEY_USAGE ? BIT_STRING : SEQUENCE);
 	bool good = value.n == 0 && (in.n > 0 || number == BASIC);
 	switch (number) {
-	case KEY_USAGE: return good && read_key_usage(c, in);
-	case ALT_NAMES: return good && read_alt_names(c, in);
-	case BASIC: return good && read_basic_constraints(c, in);
-	case CONSTRAINTS: return good && read_constraints(c, in);
-	case EXTENDED: return good && read_extended_key_usage(c, in);
-	case POLICIES: return good; /* any are acceptable (RFC 5280 §6.1.1 c) */
+	case KEY_USAGE: good &= read_key_usage(c, in); break;
+	case ALT_NAMES: good &= read_alt_names(c, in); break;
+	case BASIC: good &= read_basic_constraints(c, in); break;
+	case CONSTRAINTS: good &= read_constraints(c, in); break;
+	case EXTENDED: good &= read_extended_key_usage(c, in); break;
+	case POLICIES: break; /* any are acceptable (RFC 5280 §6.1.1 c) */
 	default:
 		if (critical)
 			note(c, CERT_CRITICAL_EXTENSION);
-		return true;
+		good = true;
 	}
+	return good;
 }
 
 static bool read_extensions(struct cert *c, struct slice in)
@@ -611,9 +612,10 @@ static enum cert_error check_use(const struct cert *c, unsigned key_usage)
 	return c->server_auth ? CERT_OK : CERT_EXTENDED_KEY_USAGE;
 }
 
-/* A way up from the leaf: cert[0] is the leaf, each is issued by the next. */
+/* A way up from the leaf, which is the first: each is issued by the next. */
 struct path {
-	uint8_t cert[CERT_CHAIN], tried[CERT_CHAIN];
+	const struct cert *cert[CERT_CHAIN];
+	uint8_t tried[CERT_CHAIN];
 	size_t depth; /* of the last one */
 };
 
@@ -623,11 +625,11 @@ static bool self_issued(const struct cert *c)
 }
 
 /* RFC 5280 §6.1.4 l: how many of the certificates count against a path length, above the leaf. */
-static int path_length(const struct cert_check *k, const struct path *p)
+static int path_length(const struct path *p)
 {
 	int n = 0;
 	for (size_t i = 1; i <= p->depth; i++)
-		n += !self_issued(&k->cert[p->cert[i]]);
+		n += !self_issued(p->cert[i]);
 	return n;
 }
 
@@ -636,15 +638,15 @@ static int path_length(const struct cert_check *k, const struct path *p)
 static enum cert_error try_issuer(
         struct cert_check *k, const struct path *p, const struct cert_anchor *by, enum cert_error fault)
 {
-	const struct cert *last = &k->cert[p->cert[p->depth]];
+	const struct cert *last = p->cert[p->depth];
 	if (!slice_eq(by->subject, last->issuer))
 		return CERT_UNTRUSTED;
 	if (fault != CERT_OK)
 		return fault;
 	if (!verify(k, last, &by->key))
 		return CERT_SIGNATURE;
-	return by->path_length >= 0 && path_length(k, p) > by->path_length ? CERT_PATH_LENGTH
-	                                                                   : check_dates(k, by);
+	return by->path_length >= 0 && path_length(p) > by->path_length ? CERT_PATH_LENGTH
+	                                                                : check_dates(k, by);
 }
 
 /* May this anchor be the end of the path? */
@@ -655,20 +657,19 @@ static enum cert_error try_anchor(struct cert_check *k, const struct path *p, co
 		return CERT_ANCHOR_EXPIRED;
 	/* The names of each certificate lie within the constraints of all above it. */
 	for (size_t i = 1; error == CERT_OK && i <= p->depth + 1; i++) {
-		struct slice limits = (i <= p->depth ? &k->cert[p->cert[i]].self : a)->constraints;
+		struct slice limits = i <= p->depth ? p->cert[i]->self.constraints : a->constraints;
 		for (size_t j = 0; j < i; j++)
-			if (!names_allowed(limits, k->cert[p->cert[j]].alt_names))
+			if (!names_allowed(limits, p->cert[j]->alt_names))
 				error = CERT_CONSTRAINED;
 	}
 	return error;
 }
 
-/* May the certificate i be the next one of the path? */
-static enum cert_error try_cert(struct cert_check *k, const struct path *p, unsigned i)
+/* May the certificate c be the next one of the path? */
+static enum cert_error try_cert(struct cert_check *k, const struct path *p, const struct cert *c)
 {
-	const struct cert *c = &k->cert[i];
-	for (size_t j = 0; j <= p->depth; j++)
-		if (p->cert[j] == i)
+	for (size_t i = 0; i <= p->depth; i++)
+		if (p->cert[i] == c)
 			return CERT_UNTRUSTED;
 	enum cert_error fault = !c->self.ca ? CERT_NOT_CA : check_use(c, KEY_CERT_SIGN);
 	if (c->error != CERT_OK) /* that a root which is sent along is of an old kind says nothing: it is not
@@ -678,7 +679,7 @@ static enum cert_error try_cert(struct cert_check *k, const struct path *p, unsi
 }
 
 /* Remembers the first error that says more than that no way was found. */
-static void note_fault(struct cert_check *k, enum cert_error error, unsigned fault)
+static void note_fault(struct cert_check *k, enum cert_error error, const struct cert *fault)
 {
 	if (k->error != CERT_UNTRUSTED || error == CERT_UNTRUSTED || error == CERT_OK)
 		return;
@@ -690,10 +691,10 @@ static void note_fault(struct cert_check *k, enum cert_error error, unsigned fau
  * others that do not belong there (RFC 8446 §4.4.2 asks for this). False: k->error says why there is none. */
 static bool find_path(struct cert_check *k)
 {
-	struct path p = {{0}, {0}, 0};
+	struct path p = {.cert = {k->cert}};
 	k->error = CERT_UNTRUSTED;
 	for (;;) {
-		unsigned last = p.cert[p.depth];
+		const struct cert *last = p.cert[p.depth];
 		for (size_t a = 0; p.tried[p.depth] == 0 && a < k->anchors; a++) {
 			enum cert_error error = try_anchor(k, &p, &k->anchor[a]);
 			if (error == CERT_OK) {
@@ -710,10 +711,10 @@ static bool find_path(struct cert_check *k)
 				return false;
 			continue;
 		}
-		enum cert_error error = try_cert(k, &p, i);
-		note_fault(k, error, error == CERT_SIGNATURE ? last : i);
+		enum cert_error error = try_cert(k, &p, &k->cert[i]);
+		note_fault(k, error, error == CERT_SIGNATURE ? last : &k->cert[i]);
 		if (error == CERT_OK) {
-			p.cert[++p.depth] = (uint8_t)i;
+			p.cert[++p.depth] = &k->cert[i];
 			p.tried[p.depth] = 0;
 		}
 	}
@@ -761,7 +762,7 @@ static enum cert_error check_chain(struct cert_check *k)
 		return error;
 	if (own == NULL)
 		return find_path(k) ? CERT_OK : k->error;
-	k->path[0] = 0;
+	k->path[0] = k->cert;
 	k->path_certs = 1;
 	k->root = own;
 	return check_dates(k, own) == CERT_OK ? CERT_OK : CERT_ANCHOR_EXPIRED;
@@ -849,11 +850,11 @@ static void put_detail(struct cert_check *k)
 	struct buf *b = &k->detail;
 	if (k->certs == 0 || k->error == CERT_TOO_MANY)
 		return;
-	if (k->cert[k->fault].error == CERT_MALFORMED) {
-		buf_put_text(b, "certificate %u of %u", k->fault + 1, k->certs);
+	if (k->fault->error == CERT_MALFORMED) {
+		buf_put_text(b, "certificate %u of %u", (unsigned)(k->fault - k->cert) + 1, k->certs);
 		return;
 	}
-	cert_describe(b, &k->cert[k->fault]);
+	cert_describe(b, k->fault);
 	if (k->error == CERT_NAME || k->error == CERT_NO_NAME) {
 		buf_put_str(b, "; expected ");
 		put_quoted(b, slice_str(k->host));
@@ -875,7 +876,8 @@ static void start_chain(const br_x509_class **class, const char *server_name)
 {
 	struct cert_check *k = check_of(class);
 	(void)server_name; /* SNI is no address; host is what counts */
-	k->certs = k->fault = k->signatures = 0;
+	k->certs = k->signatures = 0;
+	k->fault = k->cert;
 	k->bytes = (struct buf)BUF(k->bytes_mem);
 	k->error = CERT_OK;
 	k->detail = (struct buf)BUF(k->detail_mem);

@@ -90,12 +90,13 @@ struct cert_check {
 	enum cert_error error;
 	struct buf detail; /* after an error: what the certificate at fault says, and what was expected */
 	/* its own */
-	unsigned certs, fault, signatures; /* fault: what the error is about; how many were verified */
-	size_t path_certs;                 /* when all is well: so many, from the leaf up, */
-	uint8_t path[CERT_CHAIN];          /* which are indices into cert, */
-	const struct cert_anchor *root;    /* and the anchor at their end; it may be the leaf itself */
-	struct buf bytes;                  /* of all of them */
-	size_t end[CERT_CHAIN];            /* where each one's end */
+	unsigned certs, signatures;          /* how many; how many were verified */
+	const struct cert *fault;            /* what the error is about */
+	size_t path_certs;                   /* when all is well: so many, */
+	const struct cert *path[CERT_CHAIN]; /* from the leaf up, */
+	const struct cert_anchor *root;      /* and the anchor at their end; it may be the leaf itself */
+	struct buf bytes;                    /* of all of them */
+	size_t end[CERT_CHAIN];              /* where each one's end */
 	struct cert cert[CERT_CHAIN];
 	unsigned char detail_mem[CERT_DETAIL_BYTES], bytes_mem[CERT_CHAIN_BYTES];
 };

@@ -234,7 +234,7 @@ static void put_chain(const struct check *c, struct buf *t, int64_t now_s)
 	const struct cert_check *k = &c->broker->link->tls->check;
 	int64_t end_s = k->root->not_after_s;
 	for (size_t i = 0; i < k->path_certs; i++) {
-		const struct cert *cert = &k->cert[k->path[i]];
+		const struct cert *cert = k->path[i];
 		buf_put_str(t, "\n");
 		cert_describe(t, cert);
 		if (cert->self.not_after_s < end_s)

@@ -405,13 +405,14 @@ static void begin_candidate(struct dns *d, int64_t now)
 {
 	while (d->candidate <= d->conf.searches) {
 		size_t k = d->candidate++;
-		struct dns_name name = d->base;
+		struct dns_name *name = &d->family[0].name;
+		*name = d->base;
 		if (k != (d->as_is_first ? 0 : d->conf.searches) &&
-		        (d->absolute || !add_labels(&name, dns_bare(d->conf.search[k - d->as_is_first]))))
+		        (d->absolute || !add_labels(name, dns_bare(d->conf.search[k - d->as_is_first]))))
 			continue;
-		name.wire[name.n++] = 0;
+		name->wire[name->n++] = 0;
+		d->family[1].name = *name;
 		for (size_t f = 0; f < 2; f++) {
-			d->family[f].name = name;
 			d->family[f].aliases = 0;
 			begin_question(d, &d->family[f], now);
 		}

@@ -91,7 +91,7 @@ static void look_at_tls(struct link *l)
 
 void link_connected(struct link *l, const char *peer, int64_t wall_s, const unsigned char *entropy)
 {
-	struct buf b = {(unsigned char *)l->peer, sizeof l->peer, 0, false};
+	struct buf b = BUF(l->peer);
 	buf_put_str(&b, peer);
 	(void)buf_cstr(&b);
 	l->transport = true;

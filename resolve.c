@@ -130,7 +130,8 @@ static bool serve(struct resolve *r, size_t i, int64_t now_ms)
 int64_t resolve_step(struct resolve *r, int64_t now_ms)
 {
 	int64_t wake = INT64_MAX;
-	for (bool moved = r->dns.state == DNS_ASKING; moved;) {
+	bool moved = r->dns.state == DNS_ASKING;
+	while (moved) {
 		moved = false;
 		wake = dns_step(&r->dns, now_ms);
 		for (size_t i = 0; i < DNS_SERVERS; i++)

@@ -173,7 +173,7 @@ static const char *end_block(struct reading *r)
 	struct cert_anchor *anchor = (struct cert_anchor *)(void *)a->mem + a->n;
 	enum cert_error error = cert_read_anchor(anchor, der);
 	if (error != CERT_OK)
-		return cert_error_text((int)error);
+		return tls_error_text((int)error);
 	keep_parts(r, anchor);
 	a->n++;
 	return NULL;
@@ -516,7 +516,7 @@ void tls_begin(struct tls *t, const char *server_name, const struct tls_anchors 
 	br_ssl_engine_set_x509(e, &t->check.vtable);
 	br_ssl_engine_set_buffers_bidi(e, t->in, sizeof t->in, t->out, sizeof t->out);
 	br_ssl_engine_inject_entropy(e, entropy, TLS_ENTROPY_BYTES);
-	t->resuming = t->session_s != 0 && now >= t->session_s && now - t->session_s < TLS_SESSION_S;
+	t->resuming = now >= t->session_s && now - t->session_s < TLS_SESSION_S; /* never if session_s is 0 */
 	if (t->resuming) { /* with its suite alone: each one more costs 37,000 instructions in BearSSL */
 		br_ssl_engine_set_session_parameters(e, &t->session);
 		br_ssl_engine_set_suites(e, &t->session.cipher_suite, 1);
