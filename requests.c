@@ -400,8 +400,7 @@ static void start_calls(struct bridge *b)
 	struct api *call;
 	while (!session_needs_call(b) && queue_room(&b->outbox.queue) > BRIDGE_RESERVE_BYTES &&
 	        (r = next_request(b)) != NULL && (call = api_idle(b)) != NULL) {
-		unsigned char mem[512];
-		struct answer a = {.request = payload_of(r), .sentence = BUF(mem)};
+		struct answer a = {.request = payload_of(r), .sentence = BUF(b->scratch)};
 		if (!start(b, r, call, &a) && !settle(b, r, &a))
 			return;
 	}
