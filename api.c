@@ -145,7 +145,7 @@ void api_keep_spares(struct bridge *b)
 void api_begin(struct api *a, const char *line)
 {
 	a->out.n = 0;
-	a->out.full = false;
+	a->out.full = a->once = false;
 	buf_put_str(&a->out, line);
 }
 
@@ -158,7 +158,7 @@ bool api_start(struct bridge *b, struct api *a, struct slice body, int64_t from_
 	memset(&a->reply, 0, sizeof a->reply);
 	a->reply.most = a->in.cap - (HTTP_REPLY_BYTES - HTTP_BODY_BYTES);
 	a->deadline_ms = from_ms + c->api_timeout_s * 1000;
-	a->once = a->repeated = false;
+	a->repeated = false;
 	a->state = API_BUSY;
 	wake_at(b, a->deadline_ms);
 	give_link(b, a);

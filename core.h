@@ -35,11 +35,12 @@ bool publish_begin(struct bridge *b, const char *topic, const char *type, struct
 /* api.c */
 
 /* Begins a call with line, "GET /path" or "POST /path"; who has a query puts it into a->out. The api must be
- * API_IDLE, and stays so. */
+ * API_IDLE, and stays so. Where the call must not be made twice, whatever happens, the caller sets a->once.
+ */
 void api_begin(struct api *a, const char *line);
 
 /* Starts the call, with the body when body.p is set; its time counts from from_ms. Returns false when it does
- * not fit into BRIDGE_CALL_BYTES. Where it must not be made twice, whatever happens, the caller sets once. */
+ * not fit into BRIDGE_CALL_BYTES. */
 bool api_start(struct bridge *b, struct api *a, struct slice body, int64_t from_ms);
 
 /* Moves a call on. Has it come to its end, API_DONE or API_FAILED? API_DONE with why not NULL: the reply's

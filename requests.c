@@ -260,8 +260,7 @@ static bool write_allowed(struct reading *r)
 
 /* Turns a request that is an object into the path and query of its call; false after a mistake, which is
  * noted in *a. */
-static bool read_request(
-        struct bridge *b, struct slice payload, struct api *call, bool *write, struct answer *a)
+static bool read_request(struct bridge *b, struct slice payload, struct api *call, struct answer *a)
 {
 	static const unsigned char read_order[] = {DEVICE_ID, FUNCTION_CODE, ADDRESS, SIZE, TYPE, ENDIANESS,
 	        SCALE_FACTOR},
@@ -280,12 +279,12 @@ static bool read_request(
 			        "must be 3 or 4 (read) or 16 (write), as a number");
 		return false;
 	}
-	*write = code == 16;
 	api_begin(call, "GET /api/inverter/modbus");
-	for (size_t i = 0; i < (*write ? sizeof write_order : sizeof read_order); i++)
-		if (!put_member(&r, *write ? write_order[i] : read_order[i]))
+	call->once = code == 16;
+	for (size_t i = 0; i < (call->once ? sizeof write_order : sizeof read_order); i++)
+		if (!put_member(&r, call->once ? write_order[i] : read_order[i]))
 			return false;
-	return !*write || write_allowed(&r);
+	return !call->once || write_allowed(&r);
 }
 
 /* --- the queue --- */
@@ -351,7 +350,6 @@ static bool start(struct bridge *b, struct request *r, struct api *call, struct 
 	struct slice payload = payload_of(r);
 	const char *why;
 	size_t at;
-	bool write;
 	if (!r->valid)
 		a->request.p = NULL;
 	if (b->stopping) {
@@ -374,7 +372,7 @@ static bool start(struct bridge *b, struct request *r, struct api *call, struct 
 	} else if (json_kind(payload) != JSON_OBJECT) {
 		a->error = ERROR_NOT_AN_OBJECT;
 		buf_put_str(&a->sentence, "the request must be a JSON object");
-	} else if (read_request(b, payload, call, &write, a)) {
+	} else if (read_request(b, payload, call, a)) {
 		size_t line = call->out.n;
 		if (api_start(b, call, (struct slice){NULL, 0}, b->time.now_ms)) {
 			struct buf *log = log_begin(b, LEVEL_DEBUG);
@@ -383,7 +381,6 @@ static bool start(struct bridge *b, struct request *r, struct api *call, struct 
 			log_end(b);
 			r->running = true;
 			call->request = r->number;
-			call->once = write;
 			return true;
 		}
 		a->error = ERROR_TOO_LARGE;
