@@ -892,7 +892,7 @@ static void leave(struct bridge *b)
 		        lost);
 	/* Without DISCONNECT the broker publishes the last will: for us who could not. */
 	bool said = b->said_offline || b->config->will == SWITCH_OFF;
-	if (b->phase == PHASE_DRAIN && said && broker(b)->state == LINK_UP && !mqtt_outbox_midway(&b->outbox))
+	if (b->phase == PHASE_DRAIN && said && broker(b)->state == LINK_UP)
 		mqtt_put_disconnect(&b->control);
 	else
 		broker(b)->open = false;

@@ -288,6 +288,24 @@ static void discards_within_a_publish(void **state)
 	assert_false(b.link[LINK_BROKER].open);
 }
 
+/* Nor does a stop whose time is over break one off. */
+static void leaves_within_a_publish(void **state)
+{
+	unsigned char sent[1024];
+	(void)state;
+	log_in();
+	answer(b.state.link, "{}");
+	size_t n = drain(sent, sizeof sent, 10);
+	bridge_stop(&b);
+	now_ms += 5000 + 2000;
+	step();
+	assert_true(b.phase == PHASE_LEAVE && mqtt_outbox_midway(&b.outbox));
+	n += drain(sent + n, sizeof sent - n, SIZE_MAX);
+	assert_int_equal(n, 2 + sent[1] + 2);
+	assert_memory_equal(sent + n - 4, "\"}\xe0\x00", 4);
+	assert_false(b.link[LINK_BROKER].open);
+}
+
 /* In service, with the call that is to bring the next token. */
 static void start_renewal(void)
 {
@@ -576,6 +594,7 @@ int main(void)
 	        cmocka_unit_test(waits_over_a_gap),
 	        cmocka_unit_test(keeps_a_session_that_was_discarded),
 	        cmocka_unit_test(discards_within_a_publish),
+	        cmocka_unit_test(leaves_within_a_publish),
 	        cmocka_unit_test(stops_between_two_connections),
 	        cmocka_unit_test(each_publish_is_waited_for),
 	        cmocka_unit_test(a_failure_is_told_once_a_minute),
