@@ -56,6 +56,14 @@ def free_port() -> int:
             return probe.getsockname()[1]
 
 
+def mounted(where: str, options: str) -> list[str]:
+    """A command line prefix that mounts something there, as the rest of the command alone sees it (needs root)."""
+    # In a chroot, whose / is no mount point, unshare can't make the new namespace private as a whole.
+    whole = subprocess.run(["unshare", "--mount", "true"], stderr=subprocess.DEVNULL).returncode == 0
+    script = f'mount --bind {where} {where} && mount --make-private {where} && mount {options} {where} && exec "$@"'
+    return ["unshare", "--mount", *([] if whole else ["--propagation", "unchanged"]), "sh", "-c", script, "sh"]
+
+
 def strict_json(text: str | bytes) -> Any:
     """json.loads without Python's extensions (NaN, Infinity)."""
 
@@ -590,10 +598,7 @@ class Lab(contextlib.ExitStack):
             view = self.work_dir("etc")
             for name, text in etc.items():
                 (view / name).write_text(text)
-            # In a chroot, whose / is no mount point, unshare can't make the new namespace private as a whole.
-            apart = f'mount --bind /etc /etc && mount --make-private /etc && mount --bind "{view}" /etc && exec "$@"'
-            whole = subprocess.run(["unshare", "--mount", "true"], stderr=subprocess.DEVNULL).returncode == 0
-            within += ["unshare", "--mount", *([] if whole else ["--propagation", "unchanged"]), "sh", "-c", apart, "sh"]
+            within += mounted("/etc", f'--bind "{view}"')
         env = {**PASSED, **env}
         cat = self.start(Process, "iamcat", [binary, *args], work, env, within)
         cat.work, cat.etc = work, None if etc is None else view
