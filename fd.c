@@ -6,15 +6,18 @@
 #include <netinet/tcp.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
 #include <unistd.h>
 
-enum { USER_TIMEOUT_MS = 15 * 1000 };
+enum { USER_TIMEOUT_MS = 15 * 1000, BACKLOG = 16 };
 
-/* The socket address that is being used, of either family. */
+/* The socket address that is being used, of any family. */
 static union {
 	struct sockaddr any;
 	struct sockaddr_in v4;
 	struct sockaddr_in6 v6;
+	struct sockaddr_un local;
 } address;
 
 static socklen_t make_address(const struct dns_address *a, uint16_t port)
@@ -43,11 +46,6 @@ int fd_fits(int fd)
 	return fd;
 }
 
-int fd_socket(int family, int type)
-{
-	return fd_fits(socket(family, type | SOCK_CLOEXEC, 0));
-}
-
 void fd_close(int *fd)
 {
 	int code = errno;
@@ -71,30 +69,49 @@ bool fd_ready(const fd_set *set, int fd)
 	return fd >= 0 && FD_ISSET(fd, set);
 }
 
+/* A socket that is connected to the address, or is being so, or that listens there. */
+static int open_socket(socklen_t size, int type, bool listens)
+{
+	static const struct timeval limit = {.tv_sec = FD_WAIT_MS / 1000};
+	int fd = fd_fits(socket(address.any.sa_family, type | SOCK_CLOEXEC, 0));
+	if (fd < 0)
+		return fd;
+	if (listens) /* Connections of an earlier run that are in TIME_WAIT must not keep the port. */
+		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int));
+	if ((type & SOCK_NONBLOCK) == 0) { /* for a place in the backlog, too, see unix(7) */
+		setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+		setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+	}
+	if (listens ? bind(fd, &address.any, size) != 0 || listen(fd, BACKLOG) != 0
+	            : connect(fd, &address.any, size) != 0 && errno != EINPROGRESS)
+		fd_close(&fd);
+	return fd;
+}
+
 int fd_connect(const struct dns_address *to, uint16_t port, int type, bool lasting)
 {
-	socklen_t size = make_address(to, port);
-	int fd = fd_socket(address.any.sa_family, type | SOCK_NONBLOCK);
+	int fd = open_socket(make_address(to, port), type | SOCK_NONBLOCK, false);
 	if (fd >= 0 && lasting) {
 		/* Nagle's algorithm would hold an answer back for the other side's delayed acknowledgement.
 		 * Bytes that are not acknowledged for so long mean that the other side is gone. */
 		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
 		setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &(unsigned){USER_TIMEOUT_MS}, sizeof(unsigned));
 	}
-	if (fd >= 0 && connect(fd, &address.any, size) != 0 && errno != EINPROGRESS)
-		fd_close(&fd);
 	return fd;
 }
 
-int fd_listen(const struct dns_address *at, uint16_t port, int backlog)
+int fd_listen(const struct dns_address *at, uint16_t port)
 {
-	socklen_t size = make_address(at, port);
-	int fd = fd_socket(address.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK);
-	if (fd >= 0) /* Connections of an earlier run that are in TIME_WAIT must not keep the port. */
-		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int));
-	if (fd >= 0 && (bind(fd, &address.any, size) != 0 || listen(fd, backlog) != 0))
-		fd_close(&fd);
-	return fd;
+	return open_socket(make_address(at, port), SOCK_STREAM | SOCK_NONBLOCK, true);
+}
+
+int fd_local(struct slice name, int type, bool listens)
+{
+	struct buf b = BUF(address.local.sun_path);
+	memset(&address, 0, sizeof address);
+	address.local.sun_family = AF_UNIX;
+	buf_put_slice(&b, name);
+	return open_socket((socklen_t)(offsetof(struct sockaddr_un, sun_path) + b.n), type, listens);
 }
 
 void fd_open(struct lines *l, const char *path)

@@ -23,9 +23,6 @@ bool fd_ready(const fd_set *set, int fd);
  */
 int fd_fits(int fd);
 
-/* A socket that fits there, too; it is not inherited. -1 with errno set. */
-int fd_socket(int family, int type);
-
 /* Closes *fd, unless it is -1, which it is then; errno stays. */
 void fd_close(int *fd);
 
@@ -36,7 +33,13 @@ void fd_close(int *fd);
 int fd_connect(const struct dns_address *to, uint16_t port, int type, bool lasting);
 
 /* Listens there for connections, in the same way. */
-int fd_listen(const struct dns_address *at, uint16_t port, int backlog);
+int fd_listen(const struct dns_address *at, uint16_t port);
+
+/* Connects a local socket, or listens there: name is a path, or NUL and an abstract name (unix(7)), which
+ * fits. Without SOCK_NONBLOCK in type it waits for FD_WAIT_MS at most, to be connected and for each piece
+ * that it receives. -1 with errno set. */
+enum { FD_WAIT_MS = 2000 };
+int fd_local(struct slice name, int type, bool listens);
 
 /* A file, read in pieces of whole lines; fd is -1 when there is none, and is to be closed. */
 struct lines {

@@ -2,7 +2,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -331,7 +330,7 @@ static void run(void)
 static int run_status(bool as_json, bool again)
 {
 	bool terminal = isatty(STDOUT_FILENO), colour = wants_colour();
-	for (;; poll(NULL, 0, 1000)) { /* until Ctrl-C */
+	for (;; pselect(0, NULL, NULL, NULL, &(struct timespec){1, 0}, NULL)) { /* until Ctrl-C */
 		struct buf json = BUF(status.reply), text = BUF(status.client_mem[0]);
 		buf_put_str(&text, again && terminal && !as_json ? "\033[H\033[J" : "");
 		bool good = status_ask(&config, &json, &text) &&

@@ -1,8 +1,6 @@
 #include "notify.h"
 
-#include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include "config.h"
 #include "fd.h"
@@ -28,18 +26,15 @@ static const char *const status[] = {
 
 void notify_open(char *const *envp)
 {
-	struct sockaddr_un to = {.sun_family = AF_UNIX};
+	static unsigned char name[CONFIG_SOCKET_BYTES];
+	struct buf to = BUF(name);
 	struct slice path = config_env(envp, "NOTIFY_SOCKET");
 	int64_t us = slice_u64(config_env(envp, "WATCHDOG_USEC"), (int64_t)1 << 50);
-	if (path.n < 2 || path.n >= sizeof to.sun_path || (path.p[0] != '/' && path.p[0] != '@'))
-		return;
-	memcpy(to.sun_path, path.p, path.n);
-	if (path.p[0] == '@') /* an abstract name, see unix(7) */
-		to.sun_path[0] = 0;
-	fd = fd_socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK);
-	if (connect(fd, (struct sockaddr *)&to,
-	            (socklen_t)(offsetof(struct sockaddr_un, sun_path) + path.n)) != 0)
-		fd_close(&fd);
+	buf_put_slice(&to, path);
+	if (name[0] == '@') /* an abstract name, see unix(7) */
+		name[0] = 0;
+	if (to.n > 0)
+		fd = fd_local(buf_slice(&to), SOCK_DGRAM | SOCK_NONBLOCK, false);
 	if (us > 0) /* half of it, as sd_watchdog_enabled(3) advises */
 		watchdog_ms = us / 2000 + (us < 2000);
 }

@@ -2,11 +2,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/time.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "net.h"
@@ -14,7 +11,6 @@
 enum {
 	AGAIN_MS = 10 * 1000, /* until what could not be opened is tried again */
 	QUIET_MS = 1000,
-	BACKLOG = 16,
 	NAME_BYTES = 48 /* of an abstract name */
 };
 
@@ -35,21 +31,17 @@ static void put_name(struct buf *b, const struct bridge_config *c)
 	buf_put_byte(b, '/');
 }
 
-/* The socket's address: STATUS_SOCKET, or the abstract name of the user. Returns its size. */
-static struct sockaddr_un address;
-static socklen_t make_address(const struct config *c, uid_t user)
+/* STATUS_SOCKET, or the abstract name of the user. */
+static struct slice name_of(const struct config *c, uid_t user)
 {
-	struct buf b = BUF(address.sun_path);
-	memset(&address, 0, sizeof address);
-	address.sun_family = AF_UNIX;
-	if (c->status_socket[0] != 0) {
-		buf_put_str(&b, c->status_socket);
-		return sizeof address;
-	}
+	static unsigned char mem[CONFIG_SOCKET_BYTES];
+	struct buf b = BUF(mem);
+	if (c->status_socket[0] != 0)
+		return slice_str(c->status_socket);
 	buf_put_byte(&b, 0);
 	put_name(&b, &c->bridge);
 	buf_put_u64(&b, user);
-	return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + b.n);
+	return buf_slice(&b);
 }
 
 static bool switched_off(const struct config *c)
@@ -69,15 +61,15 @@ static int64_t user_of(int fd)
 
 /* Is there a socket's file which nobody listens to, as a program leaves it that was killed? Otherwise errno
  * says what is there. open(2) knows sockets by ENXIO. */
-static bool stale(socklen_t size)
+static bool stale(const char *path)
 {
-	int fd = openat(AT_FDCWD, address.sun_path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW);
+	int fd = openat(AT_FDCWD, path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW);
 	errno = fd >= 0 || errno == ELOOP ? ENOTSOCK : errno;
 	fd_close(&fd);
 	if (errno != ENXIO)
 		return false;
-	fd = fd_socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK);
-	bool dead = connect(fd, (struct sockaddr *)&address, size) != 0 && errno == ECONNREFUSED;
+	fd = fd_local(slice_str(path), SOCK_STREAM | SOCK_NONBLOCK, false);
+	bool dead = fd < 0 && errno == ECONNREFUSED;
 	fd_close(&fd);
 	errno = EADDRINUSE;
 	return dead;
@@ -86,17 +78,12 @@ static bool stale(socklen_t size)
 /* -1 with errno set. */
 static int open_local(struct status *s)
 {
-	socklen_t size = make_address(s->config, geteuid());
-	int fd = fd_socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK);
-	if (fd < 0)
-		return fd;
-	s->bound = bind(fd, (struct sockaddr *)&address, size) == 0;
-	if (!s->bound && errno == EADDRINUSE && address.sun_path[0] != 0) {
-		s->bound = stale(size) && unlink(address.sun_path) == 0 &&
-		           bind(fd, (struct sockaddr *)&address, size) == 0;
-	}
-	if (!s->bound || listen(fd, BACKLOG) != 0)
-		fd_close(&fd);
+	const char *path = s->config->status_socket;
+	struct slice name = name_of(s->config, geteuid());
+	int fd = fd_local(name, SOCK_STREAM | SOCK_NONBLOCK, true);
+	if (fd < 0 && errno == EADDRINUSE && path[0] != 0 && stale(path) && unlink(path) == 0)
+		fd = fd_local(name, SOCK_STREAM | SOCK_NONBLOCK, true);
+	s->bound = fd >= 0;
 	return fd;
 }
 
@@ -143,8 +130,7 @@ static void open_all(struct status *s, int64_t now_ms)
 	if (s->local < 0 && !switched_off(c))
 		good = opened(s, "STATUS_SOCKET", s->local = open_local(s));
 	if (s->web < 0 && c->metrics_port != 0)
-		good &= opened(s, "METRICS_LISTEN",
-		        s->web = fd_listen(&c->metrics_address, c->metrics_port, BACKLOG));
+		good &= opened(s, "METRICS_LISTEN", s->web = fd_listen(&c->metrics_address, c->metrics_port));
 	s->failing = !good;
 	s->again_ms = good || c->bridge.probe || c->sandbox == SWITCH_ON ? INT64_MAX : now_ms + AGAIN_MS;
 }
@@ -347,12 +333,8 @@ static int64_t find_user(const struct config *c)
 /* Connects to the user's iamcat; -1 with a sentence in why. */
 static int ask_user(const struct config *c, uid_t user, struct buf *why)
 {
-	/* unix(7): connect waits so long for a place in the backlog */
-	static const struct timeval limit = {.tv_sec = STATUS_MS / 1000};
-	socklen_t size = make_address(c, user);
-	int fd = fd_socket(AF_UNIX, SOCK_STREAM);
-	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
-	if (connect(fd, (struct sockaddr *)&address, size) == 0) {
+	int fd = fd_local(name_of(c, user), SOCK_STREAM, false);
+	if (fd >= 0) {
 		int64_t other = user_of(fd);
 		/* Anybody can take an abstract name. */
 		if (other == (int64_t)user || (c->status_socket[0] != 0 && geteuid() == 0))
@@ -391,23 +373,20 @@ static int ask_anybody(const struct config *c, struct buf *why)
 
 bool status_ask(const struct config *c, struct buf *json, struct buf *why)
 {
-	int64_t end_ms = net_now_ms() + STATUS_MS, left_ms = STATUS_MS;
+	int64_t end_ms = net_now_ms() + FD_WAIT_MS;
 	int fd = ask_anybody(c, why);
 	ssize_t n = 1;
 	if (fd < 0)
 		return false;
-	while (n > 0 && json->n < json->cap && left_ms > 0) {
-		struct pollfd p = {.fd = fd, .events = POLLIN};
-		if (poll(&p, 1, (int)left_ms) > 0) {
-			n = recv(fd, json->p + json->n, json->cap - json->n, MSG_DONTWAIT);
-			json->n += n > 0 ? (size_t)n : 0;
-		}
-		left_ms = end_ms - net_now_ms();
+	while (n > 0 && json->n < json->cap && net_now_ms() < end_ms) {
+		n = recv(fd, json->p + json->n, json->cap - json->n, 0);
+		json->n += n > 0 ? (size_t)n : 0;
 	}
+	bool ended = n == 0 || (n < 0 && errno != EAGAIN);
 	fd_close(&fd);
-	if (n <= 0 && json->n > 0)
+	if (ended && json->n > 0)
 		return true;
-	buf_put_str(why, n <= 0                ? "what answers there says nothing"
+	buf_put_str(why, ended                 ? "what answers there says nothing"
 	                 : json->n < json->cap ? stuck
 	                                       : "what answers there says too much");
 	return false;

@@ -9,9 +9,9 @@
 #include "fd.h"
 
 enum {
-	STATUS_CLIENTS = 4,       /* of METRICS_LISTEN, at a time; more wait in the kernel */
-	STATUS_HEAD_BYTES = 4096, /* the most that a request there may have */
-	STATUS_MS = 2000,         /* the most that one of them may take, and an answer to a command */
+	STATUS_CLIENTS = 4,                /* of METRICS_LISTEN, at a time; more wait in the kernel */
+	STATUS_HEAD_BYTES = 4096,          /* the most that a request there may have */
+	STATUS_MS = 2000,                  /* the most that one of them may take */
 	STATUS_BYTES = FIGURES_BYTES + 256 /* a reply with its header */
 };
 
@@ -51,7 +51,7 @@ int64_t status_step(struct status *s, const struct bridge *b, int64_t now_ms, st
 void status_close(struct status *s);
 
 /* Asks the iamcat that runs with this configuration: writes the JSON object that it answers with to json.
- * false with a sentence in why. Waits STATUS_MS, or twice that when it is stuck. */
+ * false with a sentence in why. Waits FD_WAIT_MS, or twice that when it is stuck. */
 bool status_ask(const struct config *c, struct buf *json, struct buf *why);
 
 #endif
