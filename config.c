@@ -720,7 +720,7 @@ static void read_environment(struct reader *r, char *const *envp)
 bool config_read(struct config *c, struct tls_anchors *a, const char *file, char *const *envp,
         struct buf *errors, struct buf *warnings)
 {
-	unsigned char reason[4 * CONFIG_PATH_BYTES + 256];
+	static unsigned char reason[4 * CONFIG_PATH_BYTES + 256];
 	struct reader r = {.c = c,
 	        .file = file != NULL ? file : "mqtt.env",
 	        .errors = errors,
