@@ -291,21 +291,16 @@ static bool take_host(const struct variable *v, char *to, struct slice s, struct
 
 static bool check_prefix(struct slice s, struct buf *why)
 {
-	bool serial = false;
+	size_t serial = slice_find(s, "{serial}");
 	if (s.p[0] == '/' || s.p[s.n - 1] == '/')
 		return refuse(why, "expected no / at the beginning or end (/modbus/request is appended)");
 	if (has(s, "+") || has(s, "#")) /* MQTT-3.3.2-2 */
 		return refuse(why, "expected no + or #, they are MQTT's wildcards");
 	if (s.p[0] == '$') /* MQTT-4.7.2-1 */
 		return refuse(why, "expected no $ at the beginning, such topics belong to the broker");
-	for (size_t i = 0; i < s.n; i++) {
-		if (!serial && s.n - i >= 8 && memcmp(s.p + i, "{serial}", 8) == 0) {
-			serial = true;
-			i += 7;
-		} else if (s.p[i] == '{' || s.p[i] == '}') {
+	for (size_t i = 0; i < s.n; i++)
+		if ((s.p[i] == '{' && i != serial) || (s.p[i] == '}' && i != serial + 7))
 			return refuse(why, "expected nothing in braces but {serial}, and that once");
-		}
-	}
 	return true;
 }
 
@@ -601,14 +596,13 @@ static void store(struct reader *r, struct slice name, struct slice value, unsig
 static const char *read_quoted(struct reader *r, size_t at, struct slice *value)
 {
 	unsigned char quote = r->p[at++], *out = r->p + at;
-	size_t end = at, next;
+	size_t end = at;
 	while (end < r->n && r->p[end] != quote)
 		end += quote == '"' && r->p[end] == '\\' && r->n - end > 1 ? 2 : 1;
 	if (end == r->n)
 		return "the quote that begins here is not closed";
-	for (next = end + 1; next < r->n && memchr(" \t\r", r->p[next], 3);)
-		next++;
-	if (next < r->n && r->p[next] != '\n' && r->p[next] != '#')
+	struct slice rest = {r->p + end + 1, r->n - end - 1}, behind = slice_trim(slice_cut(&rest, '\n'));
+	if (behind.n > 0 && behind.p[0] != '#')
 		return "expected nothing behind the closing quote (in double quotes, write \\\" for \")";
 	for (size_t i = at; i < end; i++) {
 		unsigned char c = r->p[i];
@@ -618,9 +612,7 @@ static const char *read_quoted(struct reader *r, size_t at, struct slice *value)
 		*out++ = c;
 	}
 	*value = (struct slice){r->p + at, (size_t)(out - (r->p + at))};
-	while (next < r->n && r->p[next] != '\n')
-		next++;
-	r->at = next < r->n ? next + 1 : next;
+	r->at = r->n - rest.n;
 	return NULL;
 }
 
