@@ -6,7 +6,8 @@
 #include "fd.h"
 
 static int fd = -1;
-static int64_t watchdog_ms; /* how often it wants to hear from us; 0: not at all */
+static int64_t watchdog_ms;        /* how often it wants to hear from us, */
+static int64_t due_ms = INT64_MAX; /* and when next; INT64_MAX: not at all */
 
 static const char *const status[] = {
         [PHASE_SERIAL] = "asks the gateway for its serial number",
@@ -35,14 +36,15 @@ void notify_open(char *const *envp)
 		name[0] = 0;
 	if (to.n > 0)
 		fd = fd_local(buf_slice(&to), SOCK_DGRAM | SOCK_NONBLOCK, false);
-	if (us > 0) /* half of it, as sd_watchdog_enabled(3) advises */
+	if (us > 0) { /* half of it, as sd_watchdog_enabled(3) advises */
 		watchdog_ms = us / 2000 + (us < 2000);
+		due_ms = 0;
+	}
 }
 
 int64_t notify_step(enum bridge_phase phase, int64_t now_ms)
 {
 	static enum bridge_phase last = PHASE_DONE;
-	static int64_t due_ms;
 	static bool ready, stopping;
 	static unsigned char mem[128];
 	struct buf b = BUF(mem);
@@ -54,7 +56,7 @@ int64_t notify_step(enum bridge_phase phase, int64_t now_ms)
 		buf_put_str(&b, "STOPPING=1\n");
 	if (phase != last)
 		buf_put_text(&b, "STATUS=%s\n", status[phase]);
-	if (watchdog_ms > 0 && now_ms >= due_ms)
+	if (now_ms >= due_ms)
 		buf_put_str(&b, "WATCHDOG=1\n");
 	/* What the manager has no room for now is said in the next turn. */
 	if (b.n > 0 && send(fd, b.p, b.n, MSG_NOSIGNAL) >= 0) {
@@ -64,5 +66,5 @@ int64_t notify_step(enum bridge_phase phase, int64_t now_ms)
 		if (now_ms >= due_ms)
 			due_ms = now_ms + watchdog_ms;
 	}
-	return watchdog_ms == 0 ? INT64_MAX : now_ms < due_ms ? due_ms : now_ms + watchdog_ms;
+	return now_ms < due_ms ? due_ms : now_ms + watchdog_ms;
 }
