@@ -125,17 +125,16 @@ static bool restrict_files(const struct config *c, struct buf *said)
 	long version = syscall(LANDLOCK_CREATE, NULL, 0, LANDLOCK_VERSION);
 	uint64_t files = version < 2 ? 0x1fff : version == 2 ? 0x3fff : version < 5 ? 0x7fff : 0xffff;
 	uint64_t handled[3] = {files, version < 4 ? 0 : 3, version < 6 ? 0 : 3};
-	int rules = version < 1 ? -1 : (int)syscall(LANDLOCK_CREATE, handled, sizeof handled, 0);
-	if (rules >= 0) {
-		allow_file(rules, resolve_hosts);
-		allow_file(rules, resolve_conf);
-		if (c->root_ca_path != NULL)
-			allow_file(rules, c->root_ca_path);
-		allow_port(rules, c->bridge.broker_port);
-		allow_port(rules, c->bridge.api_port);
-		allow_port(rules, DNS_PORT);
-	}
-	bool good = rules >= 0 && syscall(LANDLOCK_RESTRICT, rules, 0) == 0;
+	/* Without Landlock, rules is -1, to which nothing can be added. */
+	int rules = (int)syscall(LANDLOCK_CREATE, handled, sizeof handled, 0);
+	allow_file(rules, resolve_hosts);
+	allow_file(rules, resolve_conf);
+	if (c->root_ca_path != NULL)
+		allow_file(rules, c->root_ca_path);
+	allow_port(rules, c->bridge.broker_port);
+	allow_port(rules, c->bridge.api_port);
+	allow_port(rules, DNS_PORT);
+	bool good = syscall(LANDLOCK_RESTRICT, rules, 0) == 0;
 	close(rules);
 	buf_put_str(said, !good         ? "; no Landlock on this system"
 	                  : version < 4 ? "; files"
