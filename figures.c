@@ -458,14 +458,10 @@ bool figures_put_text(struct buf *b, struct slice json, bool colour)
 	struct page p = {b, before, false};
 	if (good.p == NULL)
 		return false;
-	for (size_t at = 0; json_next(json, &at, &name, &value);) {
-		bool coloured = colour && slice_is(name, "health");
+	const char *of_health = !colour ? "" : slice_is(good, "true") ? "\033[32m" : "\033[31m";
+	for (size_t at = 0; json_next(json, &at, &name, &value);)
 		if (!slice_is(name, "healthy"))
-			put_item(&p, name, value,
-			        !coloured                ? ""
-			        : slice_is(good, "true") ? "\033[32m"
-			                                 : "\033[31m");
-	}
+			put_item(&p, name, value, slice_is(name, "health") ? of_health : "");
 	end_line(&p);
 	if (b->full) {
 		b->n = before;
