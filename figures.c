@@ -466,7 +466,7 @@ bool figures_put_text(struct buf *b, struct slice json, bool colour)
 	if (b->full) {
 		b->n = before;
 		b->full = false;
-		buf_put_str(b, "what answers says too much");
+		buf_put_str(b, "what answers there says too much");
 		return false;
 	}
 	return true;
