@@ -332,48 +332,35 @@ static bool same_name(const struct dns_name *a, const struct dns_name *b)
 	return slice_like((struct slice){a->wire, a->n}, (struct slice){b->wire, b->n});
 }
 
-struct record {
-	struct dns_name owner;
-	unsigned type, class;
-	size_t at, n; /* its data */
-};
-
-/* Reads the record at at and returns where it ends, 0 when it is malformed (RFC 1035 §4.1.3). */
-static size_t read_record(struct slice m, size_t at, struct record *r)
+/* Takes from the answers, which begin at at, what belongs to d->wanted (RFC 1035 §4.1.3): its addresses for
+ * q, or else what it is an alias of to d->alias, whose n is 0 when there is none. false: a record that the
+ * header counts is malformed. */
+static bool take_records(struct dns *d, struct dns_family *q, struct slice m, size_t at)
 {
-	at = read_name(m, at, &r->owner);
-	if (at == 0 || m.n - at < 10)
-		return 0;
-	r->type = u16(m, at);
-	r->class = u16(m, at + 2);
-	r->n = u16(m, at + 8);
-	r->at = at + 10;
-	return r->n > m.n - r->at ? 0 : r->at + r->n;
-}
-
-/* Takes from the answers what belongs to name: its addresses for q, or else what it is an alias of to alias,
- * whose n is 0 when there is none. The records are at at. false: one that the header counts is malformed. */
-static bool take_records(struct dns_family *q, struct slice m, size_t at, bool aaaa,
-        const struct dns_name *name, struct dns_name *alias)
-{
+	const bool aaaa = q == &d->family[1];
 	const unsigned size = aaaa ? 16 : 4, answers = u16(m, 6), all = answers + u16(m, 8) + u16(m, 10);
-	struct record r;
-	alias->n = 0;
+	d->alias.n = 0;
 	for (unsigned i = 0; i < all; i++) {
-		if ((at = read_record(m, at, &r)) == 0)
+		at = read_name(m, at, &d->owner);
+		if (at == 0 || m.n - at < 10)
 			return false;
-		if (i >= answers || r.class != CLASS_IN || !same_name(&r.owner, name))
+		unsigned type = u16(m, at), class = u16(m, at + 2);
+		size_t data = at + 10, n = u16(m, at + 8);
+		if (n > m.n - data)
+			return false;
+		at = data + n;
+		if (i >= answers || class != CLASS_IN || !same_name(&d->owner, &d->wanted))
 			continue;
-		if (r.type == TYPE_CNAME) {
-			if (read_name(m, r.at, alias) != r.at + r.n)
+		if (type == TYPE_CNAME) {
+			if (read_name(m, data, &d->alias) != at)
 				return false;
-		} else if (r.type == (aaaa ? TYPE_AAAA : TYPE_A)) {
-			if (r.n != size)
+		} else if (type == (aaaa ? TYPE_AAAA : TYPE_A)) {
+			if (n != size)
 				return false;
 			if (q->addresses < DNS_ADDRESSES) {
 				struct dns_address *a = &q->address[q->addresses++];
 				*a = (struct dns_address){.size = size};
-				memcpy(a->ip, m.p + r.at, size);
+				memcpy(a->ip, m.p + data, size);
 			}
 		}
 	}
@@ -552,15 +539,14 @@ void dns_put_question(const struct dns *d, bool aaaa, struct buf *b)
 /* Which of our questions a message answers, NULL for none; *at is where its answers begin. */
 static struct dns_family *answered(struct dns *d, struct slice m, size_t *at)
 {
-	struct dns_name name;
 	if (m.n < HEADER_BYTES || (m.p[2] & 0xf8) != 0x80 || u16(m, 4) != 1) /* QR, opcode QUERY */
 		return NULL;
-	size_t end = read_name(m, HEADER_BYTES, &name);
+	size_t end = read_name(m, HEADER_BYTES, &d->owner);
 	if (end == 0 || m.n - end < 4 || u16(m, end + 2) != CLASS_IN)
 		return NULL;
 	unsigned type = u16(m, end);
 	struct dns_family *q = &d->family[type == TYPE_AAAA];
-	if ((type != TYPE_A && type != TYPE_AAAA) || u16(m, 0) != q->id || !same_name(&name, &q->name))
+	if ((type != TYPE_A && type != TYPE_AAAA) || u16(m, 0) != q->id || !same_name(&d->owner, &q->name))
 		return NULL;
 	*at = end + 4;
 	return q;
@@ -570,22 +556,22 @@ static struct dns_family *answered(struct dns *d, struct slice m, size_t *at)
  * ignored. */
 static void take_answer(struct dns *d, struct dns_family *q, size_t s, struct slice m, size_t at, int64_t now)
 {
-	struct dns_name name = q->name, alias;
 	unsigned aliases = q->aliases;
-	while (take_records(q, m, at, q == &d->family[1], &name, &alias)) {
+	d->wanted = q->name;
+	while (take_records(d, q, m, at)) {
 		if ((m.p[3] & 15) == NXDOMAIN) {
 			q->addresses = 0;
 			q->end = DNS_NO_NAME;
 		} else if (q->addresses > 0) {
 			q->end = DNS_HAS_ADDRESSES;
-		} else if (alias.n > 0) {
-			name = alias;
+		} else if (d->alias.n > 0) {
+			d->wanted = d->alias;
 			if (++aliases <= ALIASES)
 				continue;
 			give_up(d, q, s, "too many aliases (CNAME)");
 		} else if (aliases > q->aliases) {
 			q->aliases = aliases;
-			q->name = name;
+			q->name = d->wanted;
 			d->best = s;
 			begin_question(d, q, now);
 		} else if ((m.p[2] & 0x04) == 0 && (m.p[3] & 0x80) == 0) {

@@ -101,7 +101,9 @@ struct dns {
 	int64_t started_ms, settle_ms;
 	struct dns_family family[2]; /* A, AAAA */
 	struct dns_conf conf;
-	struct dns_name base; /* the name that was asked for, without the root */
+	struct dns_name base;                 /* the name that was asked for, without the root */
+	struct dns_name wanted, owner, alias; /* whose records count in an answer, whose this one is, and what
+	                                       * the wanted name stands for */
 	/* what it has found */
 	struct dns_address
 	        address[DNS_ADDRESSES]; /* when DNS_FOUND: IPv6 and IPv4 taking turns, as they came */

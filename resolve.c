@@ -62,14 +62,13 @@ void resolve_begin(struct resolve *r, uint32_t random, int64_t now_ms)
 /* Sends the question, and clears its wish when it was sent. 0: well or not now, -1: the socket failed. */
 static int send_question(struct resolve *r, size_t i, bool aaaa)
 {
-	unsigned char mem[2 + DNS_UDP_BYTES];
-	struct buf b = BUF(mem);
+	struct buf b = BUF(r->out);
 	bool *wish = &r->dns.server[i].send[aaaa], tcp = r->server[i].tcp;
 	if (!*wish)
 		return 0;
 	dns_put_question(&r->dns, aaaa, &b);
 	size_t skip = tcp ? 0 : 2;
-	ssize_t sent = send(r->server[i].fd, mem + skip, b.n - skip, MSG_NOSIGNAL);
+	ssize_t sent = send(r->server[i].fd, r->out + skip, b.n - skip, MSG_NOSIGNAL);
 	*wish = sent < 0;
 	if (sent < 0)
 		return errno == EAGAIN || errno == ENOTCONN ? 0 : -1;

@@ -19,6 +19,7 @@ struct resolve {
 		bool tcp;    /* that is what it is */
 		size_t in_n; /* bytes in in */
 	} server[DNS_SERVERS];
+	unsigned char out[2 + DNS_UDP_BYTES];
 	unsigned char in[DNS_SERVERS][2 + DNS_TCP_BYTES]; /* from tcp, with the two bytes of length; last,
 	                                                   * since mostly it is never touched */
 };
