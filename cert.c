@@ -577,22 +577,20 @@ static bool verify(struct cert_check *k, const struct cert *c, const br_x509_pke
 	        [SHA384] = {&br_sha384_vtable, BR_HASH_OID_SHA384},
 	        [SHA512] = {&br_sha512_vtable, BR_HASH_OID_SHA512},
 	};
-	unsigned char hash[64], signed_hash[64];
-	br_hash_compat_context context;
 	unsigned id = algorithms[c->algorithm].hash;
 	const br_hash_class *h = hashes[id].class;
 	size_t size = h->desc >> BR_HASHDESC_OUT_OFF & BR_HASHDESC_OUT_MASK;
 	if (algorithms[c->algorithm].key_type != key->key_type || k->signatures == CERT_SIGNATURES)
 		return false;
 	k->signatures++;
-	h->init(&context.vtable);
-	h->update(&context.vtable, c->tbs.p, c->tbs.n);
-	h->out(&context.vtable, hash);
+	h->init(&k->hasher.vtable);
+	h->update(&k->hasher.vtable, c->tbs.p, c->tbs.n);
+	h->out(&k->hasher.vtable, k->hash);
 	if (key->key_type == BR_KEYTYPE_EC)
-		return k->ecdsa(k->ec, hash, size, &key->key.ec, c->signature.p, c->signature.n) != 0;
-	return k->rsa(c->signature.p, c->signature.n, hashes[id].oid, size, &key->key.rsa, signed_hash) !=
+		return k->ecdsa(k->ec, k->hash, size, &key->key.ec, c->signature.p, c->signature.n) != 0;
+	return k->rsa(c->signature.p, c->signature.n, hashes[id].oid, size, &key->key.rsa, k->signed_hash) !=
 	               0 &&
-	       memcmp(hash, signed_hash, size) == 0;
+	       memcmp(k->hash, k->signed_hash, size) == 0;
 }
 
 static enum cert_error check_dates(const struct cert_check *k, const struct cert_anchor *a)

@@ -98,6 +98,8 @@ struct cert_check {
 	struct buf bytes;                    /* of all of them */
 	size_t end[CERT_CHAIN];              /* where each one's end */
 	struct cert cert[CERT_CHAIN];
+	br_hash_compat_context hasher;
+	unsigned char hash[64], signed_hash[64]; /* what is verified; RSA: what was signed */
 	unsigned char detail_mem[CERT_DETAIL_BYTES], bytes_mem[CERT_CHAIN_BYTES];
 };
 
