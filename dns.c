@@ -552,6 +552,8 @@ static struct dns_family *answered(struct dns *d, struct slice m, size_t *at)
 	return q;
 }
 
+static const char refused[] = "the name server failed or refused to answer";
+
 /* The answer to q, its records at at: follows the aliases, however they are ordered. What is malformed is
  * ignored. */
 static void take_answer(struct dns *d, struct dns_family *q, size_t s, struct slice m, size_t at, int64_t now)
@@ -576,7 +578,7 @@ static void take_answer(struct dns *d, struct dns_family *q, size_t s, struct sl
 			begin_question(d, q, now);
 		} else if ((m.p[2] & 0x04) == 0 && (m.p[3] & 0x80) == 0) {
 			/* neither authoritative nor recursive: it only knows whom to ask */
-			give_up(d, q, s, "the name server does not look up names for us");
+			give_up(d, q, s, refused);
 		} else {
 			q->end = DNS_HAS_NONE;
 		}
@@ -601,7 +603,7 @@ void dns_answer(struct dns *d, size_t s, struct slice m, int64_t now)
 		else /* everything that is still open, over TCP */
 			from->tcp = from->send[0] = from->send[1] = true;
 	} else if (rcode != 0 && rcode != NXDOMAIN) {
-		give_up(d, q, s, "the name server failed or refused to answer");
+		give_up(d, q, s, refused);
 	} else {
 		take_answer(d, q, s, m, at, now);
 		if ((q->end == DNS_NO_NAME || q->end == DNS_HAS_ADDRESSES) &&

@@ -28,7 +28,6 @@ enum text {
 	NOTHING_SHARED,
 	BROKEN_RULES,
 	LARGE_RECORD,
-	TOO_LARGE,
 	CHANGED_DATA,
 	NOT_OFFERED,
 	WRONG_KEY,
@@ -50,7 +49,6 @@ static const char *const texts[] = {
                 "the broker breaks the rules of TLS: update its TLS software, or look for a device that "
                 "meddles with TLS",
         [LARGE_RECORD] = "the broker sends larger TLS records than it was asked for: update its TLS software",
-        [TOO_LARGE] = "a certificate or key of the broker's is too large: use RSA keys of at most 4096 bits",
         [CHANGED_DATA] = "the data was changed on its way: look for a faulty network or a device that "
                          "meddles with TLS",
         [NOT_OFFERED] =
@@ -87,7 +85,6 @@ static const struct {
         {BR_ERR_UNEXPECTED, BROKEN_RULES},
         {BR_ERR_BAD_CIPHER_SUITE, NOTHING_SHARED},
         {BR_ERR_BAD_COMPRESSION, BROKEN_RULES},
-        {BR_ERR_LIMIT_EXCEEDED, TOO_LARGE},
         {BR_ERR_BAD_FINISHED, CHANGED_DATA},
         {BR_ERR_RESUME_MISMATCH, BROKEN_RULES},
         {BR_ERR_INVALID_ALGORITHM, NOT_OFFERED},

@@ -840,7 +840,7 @@ static const struct {
         {"sg", "www.test", "", "2001:db8::1 192.0.2.1", 20, 4, 0},
         {"rng", "www.test", "", "2001:db8::1 192.0.2.1", 30, 6, 0},
         {"fg", "www.test", "", "2001:db8::1 192.0.2.1", 20, 4, 0},
-        {"f", "www.test", "", "the name server does not look up names for us", 10, 2, 0},
+        {"f", "www.test", "", "the name server failed or refused to answer", 10, 2, 0},
         {"srn", "www.test", "", "the name server failed or refused to answer", 30, 6, 0},
         {"dsg", "www.test", "", "2001:db8::1 192.0.2.1", 320, 6, 0},
         {"sd", "www.test", "", "the name server failed or refused to answer", 5000, 8, 0},
