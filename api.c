@@ -18,14 +18,6 @@ static bool used(const struct bridge *b, const struct link *l)
 	return used;
 }
 
-/* Nothing belongs on a connection that waits for a call: a single byte, which is never read, shows that the
- * server is done with it. */
-static void park(struct bridge *b, struct link *l)
-{
-	l->in = BUF(b->spare_mem);
-	l->out.cap = l->out.n = l->out_at = 0;
-}
-
 static void open_link(struct bridge *b, struct link *l)
 {
 	l->open = true;
@@ -94,7 +86,8 @@ static void drop_link(struct bridge *b, struct api *a, bool keep)
 {
 	if (a->link == NULL)
 		return;
-	park(b, a->link);
+	a->link->in = BUF(b->spare_mem); /* see bridge_init */
+	a->link->out.cap = a->link->out.n = a->link->out_at = 0;
 	a->link->open = keep;
 	a->link = NULL;
 }
@@ -131,7 +124,6 @@ void api_keep_spares(struct bridge *b)
 		if (used(b, l))
 			continue;
 		if (!l->open && l->state == LINK_DOWN && n < most && due(b, b->spare_at_ms)) {
-			park(b, l);
 			open_link(b, l);
 			n++;
 		}

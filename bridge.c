@@ -299,6 +299,9 @@ void bridge_init(struct bridge *b, const struct bridge_config *config, struct tl
 	for (size_t i = 0; i < BRIDGE_LINKS; i++) {
 		b->link[i].host = i == LINK_BROKER ? config->broker_host : config->api_host;
 		b->link[i].port = i == LINK_BROKER ? config->broker_port : config->api_port;
+		/* Nothing belongs on a connection that waits for a call: a single byte, which is never read,
+		 * shows that the server is done with it. */
+		give(&b->link[i].in, b->spare_mem, sizeof b->spare_mem);
 	}
 	struct link *broker = &b->link[LINK_BROKER];
 	broker->tls = tls;
