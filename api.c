@@ -10,12 +10,10 @@ enum {
 
 /* --- the connections --- */
 
-static bool used(const struct bridge *b, const struct link *l)
+/* Has a call lent it its memory? */
+static bool used(const struct link *l)
 {
-	bool used = b->state.link == l;
-	for (size_t i = 0; i < BRIDGE_CALLS; i++)
-		used = used || b->call[i].link == l;
-	return used;
+	return l->out.cap > 0;
 }
 
 static void open_link(struct bridge *b, struct link *l)
@@ -49,7 +47,7 @@ size_t api_spares(const struct bridge *b)
 {
 	size_t up = 0;
 	for (size_t i = LINK_API; i < BRIDGE_LINKS; i++)
-		up += b->link[i].state == LINK_UP && !used(b, &b->link[i]);
+		up += b->link[i].state == LINK_UP && !used(&b->link[i]);
 	return up;
 }
 
@@ -67,7 +65,7 @@ static void give_link(struct bridge *b, struct api *a)
 	bool not_up = spared(b, a);
 	for (struct link *l = b->link + LINK_API; l < b->link + BRIDGE_LINKS; l++) {
 		/* Of two opened at once the last one: net.c serves the links from last to first. */
-		if (used(b, l) || (not_up && l->state == LINK_UP) || rank(b, l) < most)
+		if (used(l) || (not_up && l->state == LINK_UP) || rank(b, l) < most)
 			continue;
 		most = rank(b, l);
 		a->link = l;
@@ -97,7 +95,7 @@ static size_t count_spares(struct bridge *b, bool all)
 {
 	size_t n = 0;
 	for (struct link *l = b->link + LINK_API; l < b->link + BRIDGE_LINKS; l++) {
-		if (!l->open || used(b, l))
+		if (!l->open || used(l))
 			continue;
 		bool good = rank(b, l) > RANK_NONE;
 		if (!good) { /* it has ended by itself: the next one is opened after a while, which grows */
@@ -114,14 +112,14 @@ void api_keep_spares(struct bridge *b)
 {
 	size_t n = count_spares(b, false), most = b->stopping ? 0 : b->config->api_spares;
 	for (struct link *l = b->link + LINK_API; l < b->link + BRIDGE_LINKS; l++) {
-		if (!used(b, l))
+		if (!used(l))
 			continue;
 		n += b->api_keeps; /* it will wait again, soon */
 		if (l->state == LINK_DOWN || l->state == LINK_OPENING)
 			most = 0; /* a call waits for its connection: a spare one must not get in before it */
 	}
 	for (struct link *l = b->link + LINK_API; l < b->link + BRIDGE_LINKS; l++) {
-		if (used(b, l))
+		if (used(l))
 			continue;
 		if (!l->open && l->state == LINK_DOWN && n < most && due(b, b->spare_at_ms)) {
 			open_link(b, l);

@@ -37,7 +37,7 @@ static size_t waiting(void)
 {
 	size_t n = 0;
 	for (size_t i = 0; i < BRIDGE_API_LINKS; i++)
-		n += link_of(&b, i)->open && link_of(&b, i)->state == LINK_UP && !used(&b, link_of(&b, i));
+		n += link_of(&b, i)->open && link_of(&b, i)->state == LINK_UP && !used(link_of(&b, i));
 	return n;
 }
 
@@ -52,7 +52,7 @@ static size_t wanted(void)
 static struct link *a_waiting_one(void)
 {
 	for (size_t i = 0; i < BRIDGE_API_LINKS; i++)
-		if (link_of(&b, i)->state == LINK_UP && !used(&b, link_of(&b, i)))
+		if (link_of(&b, i)->state == LINK_UP && !used(link_of(&b, i)))
 			return link_of(&b, i);
 	return NULL;
 }

@@ -381,7 +381,7 @@ static void test_take(void **s)
 	l->wall_s = 86400;
 	strcpy(l->peer, "192.0.2.1");
 	b.link[LINK_API].state = b.link[LINK_API + 1].state = LINK_UP;
-	b.state.link = &b.link[LINK_API];
+	b.link[LINK_API].out = b.state.out; /* it is in use */
 	b.last_request = 5;
 	b.stats.states = 7;
 	b.stats.states_failed = 8;
