@@ -63,12 +63,6 @@ static long refuse(struct http_reply *r, const char *why)
 	return -1;
 }
 
-/* The most bytes that the body may have. */
-static size_t most(const struct http_reply *r)
-{
-	return r->most > 0 ? r->most : HTTP_BODY_BYTES;
-}
-
 static size_t least(size_t a, size_t b)
 {
 	return a < b ? a : b;
@@ -156,8 +150,8 @@ static void connection_read(struct head *h, struct slice list)
 {
 	while (list.p != NULL) {
 		struct slice option = slice_trim(slice_cut(&list, ','));
-		h->close = h->close || word_is(option, "close");
-		h->keep_alive = h->keep_alive || word_is(option, "keep-alive");
+		h->close |= word_is(option, "close");
+		h->keep_alive |= word_is(option, "keep-alive");
 	}
 }
 
@@ -233,7 +227,7 @@ static long body_find(struct http_reply *r, const struct head *h)
 	r->left = empty ? 0 : h->length;
 	r->part = empty || h->has_length ? HTTP_LENGTH : h->chunked ? HTTP_CHUNK_SIZE : HTTP_TO_EOF;
 	r->keep_alive = !h->close && (!h->http10 || (h->keep_alive && !h->chunked));
-	return r->left > most(r) ? refuse(r, too_large) : 0;
+	return r->left > r->most ? refuse(r, too_large) : 0;
 }
 
 /* Drops 1xx replies from the front (RFC 9110 §15.2) and the head of the final one when it was read, if it is
@@ -281,7 +275,7 @@ static long chunk_step(struct http_reply *r, unsigned char *to, const unsigned c
 			               : refuse(r, "the reply has a chunk-size line larger than can be held");
 		if (got != line.n + 2 || !size_read(line, &r->left))
 			return refuse(r, "the reply has a malformed chunk size");
-		if (r->left > most(r) - r->body_n)
+		if (r->left > r->most - r->body_n)
 			return refuse(r, too_large);
 		r->part = r->left > 0 ? HTTP_CHUNK_DATA : HTTP_TRAILER;
 		return (long)got;
@@ -339,7 +333,7 @@ long http_read(struct http_reply *r, unsigned char *p, size_t *n, bool eof)
 	} else if (r->part == HTTP_TO_EOF) {
 		r->body_n = *n;
 		whole = eof;
-		if (r->body_n > most(r))
+		if (r->body_n > r->most)
 			return refuse(r, too_large);
 	}
 	if (!whole && eof)

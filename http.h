@@ -31,11 +31,10 @@ enum http_part {
 	HTTP_WHOLE
 };
 
-/* The reply that is being read. All zero is the start of one; the reader keeps its place here, and the
- * results. */
+/* The reply that is being read. All zero but for most is the start of one; the reader keeps its place here,
+ * and the results. */
 struct http_reply {
-	size_t most; /* the caller's: how many bytes the body may have, if less than HTTP_BODY_BYTES; 0: those
-	              */
+	size_t most; /* the caller's: how many bytes the body may have, at most HTTP_BODY_BYTES */
 	/* results, valid when http_read returned a positive number */
 	int status;        /* 200 to 599 */
 	bool keep_alive;   /* the connection may carry another request (RFC 9112 §9.3) */

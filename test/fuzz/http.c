@@ -20,7 +20,7 @@ struct outcome {
  * when no reply is being read. */
 static struct outcome read_pieces(unsigned char *p, struct slice s, size_t step, bool eof)
 {
-	struct outcome o = {0};
+	struct outcome o = {.r.most = HTTP_BODY_BYTES};
 	for (;;) {
 		struct slice piece = cut(&s, step);
 		CHECK(o.n + piece.n <= HTTP_REPLY_BYTES);

@@ -13,7 +13,7 @@ struct feed {
 
 static void feed_start(struct feed *f)
 {
-	f->r = (struct http_reply){0};
+	f->r = (struct http_reply){.most = HTTP_BODY_BYTES};
 	f->end = guarded(HTTP_REPLY_BYTES) + HTTP_REPLY_BYTES;
 	f->p = f->end;
 	f->n = 0;
