@@ -126,7 +126,7 @@ static const char *reason_of(int error)
  */
 static int read_file(const char *path, int flags, struct slice *s, struct buf *why)
 {
-	int fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC | flags);
+	int fd = open(path, O_RDONLY | O_CLOEXEC | flags);
 	ssize_t n = fd < 0 ? -1 : 1;
 	*s = (struct slice){text + text_n, 0};
 	while (fd >= 0 && (n > 0 || (n < 0 && errno == EINTR))) {

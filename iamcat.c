@@ -183,8 +183,8 @@ static void fill_standard_descriptors(void)
 {
 	int fd;
 	do
-		if ((fd = openat(AT_FDCWD, "/dev/null", O_RDWR)) < 0)
-			fd = openat(AT_FDCWD, "/", O_PATH);
+		if ((fd = open("/dev/null", O_RDWR)) < 0)
+			fd = open("/", O_PATH);
 	while (fd >= 0 && fd <= STDERR_FILENO);
 	fd_close(&fd);
 }

@@ -83,9 +83,9 @@ int socket(int family, int type, int protocol)
 }
 
 /* For what is there already: nothing is created. */
-int openat(int folder, const char *path, int flags, ...)
+int open(const char *path, int flags, ...)
 {
-	return (int)syscall(SYS_openat, folder, path, flags | O_LARGEFILE);
+	return (int)syscall(SYS_openat, AT_FDCWD, path, flags | O_LARGEFILE);
 }
 
 ssize_t readlink(const char *restrict path, char *restrict to, size_t n)

@@ -85,7 +85,7 @@ static void allow_beside(int rules, char *path, size_t n)
 	while (n > 0 && path[n - 1] != '/')
 		n--;
 	path[n] = 0;
-	int fd = n == 1 ? -1 : openat(AT_FDCWD, n == 0 ? "." : path, O_PATH | O_CLOEXEC);
+	int fd = n == 1 ? -1 : open(n == 0 ? "." : path, O_PATH | O_CLOEXEC);
 	allow_fd(rules, fd, READ_FILE | READ_DIRECTORY);
 	close(fd);
 }
@@ -97,7 +97,7 @@ static void allow_file(int rules, const char *name)
 	static char path[CONFIG_PATH_BYTES];
 	struct buf link = BUF(mem);
 	size_t n = strlen(name);
-	int fd = openat(AT_FDCWD, name, O_PATH | O_CLOEXEC);
+	int fd = open(name, O_PATH | O_CLOEXEC);
 	if (n < sizeof path) {
 		memcpy(path, name, n);
 		allow_beside(rules, path, n);

@@ -63,7 +63,7 @@ static int64_t user_of(int fd)
  * says what is there. open(2) knows sockets by ENXIO. */
 static bool stale(const char *path)
 {
-	int fd = openat(AT_FDCWD, path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW);
+	int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW);
 	errno = fd >= 0 || errno == ELOOP ? ENOTSOCK : errno;
 	fd_close(&fd);
 	if (errno != ENXIO)
@@ -145,7 +145,7 @@ void status_init(struct status *s, const struct config *c, int64_t now_ms)
 		s->client[i].mem = s->client_mem[i];
 	}
 	s->user = geteuid();
-	s->memory = openat(AT_FDCWD, "/proc/self/statm", O_RDONLY | O_CLOEXEC);
+	s->memory = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
 	open_all(s, now_ms);
 }
 
