@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "dns.h"
+#include "fd.h"
 #include "net.h"
 
 enum kind { NUMBER, NUMBER16, ENUM, TEXT, SECRET, PEM, HOST, PREFIX, RANGES, USER, LISTEN };
@@ -108,20 +109,6 @@ static void wipe_text(void)
 	text_n = 0;
 }
 
-static const char *reason_of(int error)
-{
-	switch (error) {
-	case ENOENT: return "no such file";
-	case EACCES: return "permission denied";
-	case EISDIR: return "it is a directory";
-	case ENOTDIR: return "a part of its path is no directory";
-	case ELOOP: return "too many symbolic links";
-	case EFBIG: return "it is too large";
-	case EAGAIN: return "it is a pipe that nobody fills";
-	default: return NULL;
-	}
-}
-
 /* Appends a file to text. Returns 0, or its errno (EFBIG when the file does not fit) with the reason in why.
  */
 static int read_file(const char *path, int flags, struct slice *s, struct buf *why)
@@ -139,10 +126,8 @@ static int read_file(const char *path, int flags, struct slice *s, struct buf *w
 		close(fd);
 	if (error == 0)
 		return 0;
-	const char *reason = reason_of(error);
-	buf_put_text(why, "cannot be read: %s", reason != NULL ? reason : "error ");
-	if (reason == NULL)
-		buf_put_i64(why, error);
+	buf_put_str(why, "cannot be read: ");
+	fd_put_reason(why, error);
 	return error;
 }
 

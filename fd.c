@@ -36,6 +36,27 @@ static socklen_t make_address(const struct dns_address *a, uint16_t port)
 	return sizeof address.v6;
 }
 
+void fd_put_reason(struct buf *b, int code)
+{
+	const char *reason = NULL;
+	switch (code) {
+	case ENOENT: reason = "no such file"; break;
+	case EACCES:
+	case EPERM: reason = "permission denied (to this user)"; break;
+	case EISDIR: reason = "it is a directory"; break;
+	case ENOTDIR: reason = "a part of its path is no directory"; break;
+	case ELOOP: reason = "too many symbolic links"; break;
+	case EFBIG: reason = "it is too large"; break;
+	case EAGAIN: reason = "it is a pipe that nobody fills"; break;
+	case EROFS: reason = "read-only file system"; break;
+	case ENOTSOCK: reason = "what is there is no socket: choose another path, or take it away"; break;
+	case EADDRINUSE: reason = "it is in use already (by another iamcat?)"; break;
+	case EADDRNOTAVAIL: reason = "this machine does not have that address"; break;
+	default: buf_put_text(b, "error %u", (unsigned)code); return;
+	}
+	buf_put_str(b, reason);
+}
+
 int fd_fits(int fd)
 {
 	if (fd >= FD_SETSIZE) {

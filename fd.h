@@ -19,6 +19,9 @@ void fd_watch(struct watch *w, fd_set *set, int fd);
 /* Is fd, unless it is -1, in one of them? */
 bool fd_ready(const fd_set *set, int fd);
 
+/* Writes why a file can't be read, or a socket not be listened on, by errno's code. */
+void fd_put_reason(struct buf *b, int code);
+
 /* The new descriptor fd, when it fits into such a set or is -1; or else -1 with errno set, and it is closed.
  */
 int fd_fits(int fd);

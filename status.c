@@ -87,34 +87,19 @@ static int open_local(struct status *s)
 	return fd;
 }
 
-static const char *reason_of(int code)
-{
-	switch (code) {
-	case EADDRINUSE: return "it is in use already (by another iamcat?)";
-	case ENOTSOCK: return "what is there is no socket: choose another path, or take it away";
-	case EACCES:
-	case EPERM: return "permission denied (to this user)";
-	case EROFS: return "read-only file system";
-	case ENOENT:
-	case ENOTDIR: return "its directory is not there";
-	case EADDRNOTAVAIL: return "this machine does not have that address";
-	default: return NULL;
-	}
-}
-
 /* What can't be had is said once. */
 static bool opened(struct status *s, const char *name, int fd)
 {
-	const char *reason = reason_of(errno);
+	int code = errno;
 	struct buf json = BUF(s->reply), why = BUF(s->client_mem[0]);
 	bool probe = s->config->bridge.probe;
 	if (fd >= 0 || s->failing)
 		return fd >= 0;
-	if (probe && errno == EADDRINUSE && status_ask(s->config, &json, &why))
+	if (probe && code == EADDRINUSE && status_ask(s->config, &json, &why))
 		return false; /* it is the one that runs who has it */
-	buf_put_text(&s->said, "%s: %s", name, reason != NULL ? reason : "it can't be had, error ");
-	if (reason == NULL)
-		buf_put_i64(&s->said, errno);
+	buf_put_text(&s->said, "%s: %s", name, code == ENOENT ? "its directory is not there" : "");
+	if (code != ENOENT)
+		fd_put_reason(&s->said, code);
 	buf_put_str(&s->said, probe ? "; started here and now, iamcat would go on without it\n"
 	                      : s->config->sandbox == SWITCH_OFF
 	                              ? "; trying again every 10 s\n"

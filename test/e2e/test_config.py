@@ -484,7 +484,7 @@ def test_a_file_that_may_not_be_read(refused):
     for name, line in zip(("ca.pem", "secret"), found, strict=True):
         assert f'is "{name}": cannot be read: permission denied' in line
     assert refused("", {}, "-c", "other.env", within=root) == [
-        "other.env cannot be read: permission denied; expected NAME=value lines in UTF-8"]
+        "other.env cannot be read: permission denied (to this user); expected NAME=value lines in UTF-8"]
 
 
 @pytest.mark.parametrize("name, parts", table(

@@ -1,6 +1,6 @@
 /* config_read. The input is mqtt.env, then, behind a byte 0xff each, one variable of the environment a line,
  * and what every other file holds. No file is opened, none written. */
-// uses: buf.c dns.c
+// uses: buf.c dns.c fd.c
 // longest input: 1024
 // when runs count: -max_len=300
 #include <errno.h>

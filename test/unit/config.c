@@ -1,4 +1,4 @@
-// uses: buf.c dns.c
+// uses: buf.c dns.c fd.c
 #include "unit.h"
 
 #include <sys/stat.h>
