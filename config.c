@@ -22,7 +22,8 @@ struct variable {
 };
 
 /* The places of those rows that the code names. */
-enum { BROKER_HOST, ROOT_CA = 4, ROOT_CA_FILE, TLS_NAME, USERNAME, PASSWORD, PASSWORD_FILE, VARIABLES = 28 };
+enum { BROKER_HOST, BROKER_PORT, ROOT_CA = 4, ROOT_CA_FILE, TLS_NAME, USERNAME, PASSWORD, PASSWORD_FILE };
+enum { VARIABLES = 28 };
 
 #define ROW(name, help, fallback, field, ...)                                                                \
 	{                                                                                                    \
@@ -257,7 +258,7 @@ static bool take_host(const struct variable *v, char *to, struct slice s, struct
 	static struct dns_address ip;
 	size_t colon = slice_find(s, ":");
 	bool address = s.n <= v->max && dns_read_address(s, &ip);
-	const char *port = v[1].kind == NUMBER16 ? v[1].name : "MQTT_BROKER_PORT";
+	const struct variable *port = v == &variables[TLS_NAME] ? &variables[BROKER_PORT] : v + 1;
 	if (address && s.p[0] == '[')
 		s = (struct slice){s.p + 1, s.n - 2};
 	if (address || is_host_name(s)) {
@@ -268,7 +269,7 @@ static bool take_host(const struct variable *v, char *to, struct slice s, struct
 		buf_put_text(why,
 		        "expected only the host name or IP address, without mqtts:// and path; the port goes "
 		        "into %s",
-		        port);
+		        port->name);
 	else
 		buf_put_str(why, "expected a host name or an IP address");
 	return false;
@@ -488,7 +489,7 @@ static void take_login(struct reader *r)
 	bool user = given(r, USERNAME), two = both(r, PASSWORD);
 	if (user != given(r, password) && !r->unread) {
 		buf_put_text(&r->why, "%s is not set; expected both, or neither for serial number and JWT",
-		        user ? "MQTT_PASSWORD (or MQTT_PASSWORD_FILE)" : "MQTT_USERNAME");
+		        user ? "MQTT_PASSWORD (or MQTT_PASSWORD_FILE)" : variables[USERNAME].name);
 		mistake(r, user ? USERNAME : password);
 	}
 	r->c->bridge.has_login = user;
