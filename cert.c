@@ -610,70 +610,62 @@ static enum cert_error check_use(const struct cert *c, unsigned key_usage)
 	return c->server_auth ? CERT_OK : CERT_EXTENDED_KEY_USAGE;
 }
 
-/* A way up from the leaf, which is the first: each is issued by the next. */
-struct path {
-	const struct cert *cert[CERT_CHAIN];
-	uint8_t tried[CERT_CHAIN];
-	size_t depth; /* of the last one */
-};
-
 static bool self_issued(const struct cert *c)
 {
 	return slice_eq(c->self.subject, c->issuer);
 }
 
 /* RFC 5280 §6.1.4 l: how many of the certificates count against a path length, above the leaf. */
-static int path_length(const struct path *p)
+static int path_length(const struct cert_check *k)
 {
 	int n = 0;
-	for (size_t i = 1; i <= p->depth; i++)
-		n += !self_issued(p->cert[i]);
+	for (size_t i = 1; i < k->path_certs; i++)
+		n += !self_issued(k->path[i]);
 	return n;
 }
 
 /* Has the holder of this name and key signed the last certificate of the path, and was it allowed to? fault:
  * what is wrong with it otherwise. */
-static enum cert_error try_issuer(
-        struct cert_check *k, const struct path *p, const struct cert_anchor *by, enum cert_error fault)
+static enum cert_error try_issuer(struct cert_check *k, const struct cert_anchor *by, enum cert_error fault)
 {
-	const struct cert *last = p->cert[p->depth];
+	const struct cert *last = k->path[k->path_certs - 1];
 	if (!slice_eq(by->subject, last->issuer))
 		return CERT_UNTRUSTED;
 	if (fault != CERT_OK)
 		return fault;
 	if (!verify(k, last, &by->key))
 		return CERT_SIGNATURE;
-	return by->path_length >= 0 && path_length(p) > by->path_length ? CERT_PATH_LENGTH
+	return by->path_length >= 0 && path_length(k) > by->path_length ? CERT_PATH_LENGTH
 	                                                                : check_dates(k, by);
 }
 
 /* May this anchor be the end of the path? */
-static enum cert_error try_anchor(struct cert_check *k, const struct path *p, const struct cert_anchor *a)
+static enum cert_error try_anchor(struct cert_check *k, const struct cert_anchor *a)
 {
-	enum cert_error error = try_issuer(k, p, a, a->ca ? CERT_OK : CERT_UNTRUSTED);
+	enum cert_error error = try_issuer(k, a, a->ca ? CERT_OK : CERT_UNTRUSTED);
 	if (error == CERT_EXPIRED || error == CERT_NOT_YET_VALID)
 		return CERT_ANCHOR_EXPIRED;
 	/* The names of each certificate lie within the constraints of all above it. */
-	for (size_t i = 1; error == CERT_OK && i <= p->depth + 1; i++) {
-		struct slice limits = i <= p->depth ? p->cert[i]->self.constraints : a->constraints;
+	for (size_t i = 1; error == CERT_OK && i <= k->path_certs; i++) {
+		const struct cert_anchor *above = i < k->path_certs ? &k->path[i]->self : a;
 		for (size_t j = 0; j < i; j++)
-			if (!names_allowed(limits, p->cert[j]->alt_names))
+			if (!names_allowed(above->constraints, k->path[j]->alt_names))
 				error = CERT_CONSTRAINED;
 	}
 	return error;
 }
 
 /* May the certificate c be the next one of the path? */
-static enum cert_error try_cert(struct cert_check *k, const struct path *p, const struct cert *c)
+static enum cert_error try_cert(struct cert_check *k, const struct cert *c)
 {
-	for (size_t i = 0; i <= p->depth; i++)
-		if (p->cert[i] == c)
+	for (size_t i = 0; i < k->path_certs; i++)
+		if (k->path[i] == c)
 			return CERT_UNTRUSTED;
 	enum cert_error fault = !c->self.ca ? CERT_NOT_CA : check_use(c, KEY_CERT_SIGN);
-	if (c->error != CERT_OK) /* that a root which is sent along is of an old kind says nothing: it is not
-	                            needed */
+	/* A root that is sent along is not needed: that it is of an old kind says nothing. */
+	if (c->error != CERT_OK)
 		fault = self_issued(c) ? CERT_UNTRUSTED : c->error;
-	return try_issuer(k, p, &c->self, fault);
+	return try_issuer(k, &c->self, fault);
 }
 
 /* Remembers the first error that says more than that no way was found. */
@@ -689,33 +681,31 @@ static void note_fault(struct cert_check *k, enum cert_error error, const struct
  * others that do not belong there (RFC 8446 §4.4.2 asks for this). False: k->error says why there is none. */
 static bool find_path(struct cert_check *k)
 {
-	struct path p = {.cert = {k->cert}};
+	uint8_t tried[CERT_CHAIN] = {0}; /* so many as the next one of the path */
 	k->error = CERT_UNTRUSTED;
-	for (;;) {
-		const struct cert *last = p.cert[p.depth];
-		for (size_t a = 0; p.tried[p.depth] == 0 && a < k->anchors; a++) {
-			enum cert_error error = try_anchor(k, &p, &k->anchor[a]);
-			if (error == CERT_OK) {
-				memcpy(k->path, p.cert, sizeof k->path);
-				k->path_certs = p.depth + 1;
-				k->root = &k->anchor[a];
+	while (k->path_certs > 0) {
+		uint8_t *i = &tried[k->path_certs - 1];
+		const struct cert *last = k->path[k->path_certs - 1];
+		for (size_t a = 0; *i == 0 && a < k->anchors; a++) {
+			k->root = &k->anchor[a];
+			enum cert_error error = try_anchor(k, k->root);
+			if (error == CERT_OK)
 				return true;
-			}
 			note_fault(k, error, last);
 		}
-		unsigned i = ++p.tried[p.depth];
-		if (i >= k->certs) {
-			if (p.depth-- == 0)
-				return false;
+		if (++*i >= k->certs) {
+			k->path_certs--;
 			continue;
 		}
-		enum cert_error error = try_cert(k, &p, &k->cert[i]);
-		note_fault(k, error, error == CERT_SIGNATURE ? last : &k->cert[i]);
+		const struct cert *next = &k->cert[*i];
+		enum cert_error error = try_cert(k, next);
+		note_fault(k, error, error == CERT_SIGNATURE ? last : next);
 		if (error == CERT_OK) {
-			p.cert[++p.depth] = &k->cert[i];
-			p.tried[p.depth] = 0;
+			tried[k->path_certs] = 0;
+			k->path[k->path_certs++] = next;
 		}
 	}
+	return false;
 }
 
 /* Is the leaf itself an anchor: the same name and key? Then nobody's signature is needed. */
@@ -758,11 +748,11 @@ static enum cert_error check_chain(struct cert_check *k)
 	enum cert_error error = check_leaf(k, own != NULL);
 	if (error != CERT_OK)
 		return error;
-	if (own == NULL)
-		return find_path(k) ? CERT_OK : k->error;
 	k->path[0] = k->cert;
 	k->path_certs = 1;
 	k->root = own;
+	if (own == NULL)
+		return find_path(k) ? CERT_OK : k->error;
 	return check_dates(k, own) == CERT_OK ? CERT_OK : CERT_ANCHOR_EXPIRED;
 }
 

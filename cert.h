@@ -92,8 +92,8 @@ struct cert_check {
 	/* its own */
 	unsigned certs, signatures;          /* how many; how many were verified */
 	const struct cert *fault;            /* what the error is about */
-	size_t path_certs;                   /* when all is well: so many, */
-	const struct cert *path[CERT_CHAIN]; /* from the leaf up, */
+	size_t path_certs;                   /* the way to a root: so many, */
+	const struct cert *path[CERT_CHAIN]; /* from the leaf up, each issued by the next, */
 	const struct cert_anchor *root;      /* and the anchor at their end; it may be the leaf itself */
 	struct buf bytes;                    /* of all of them */
 	size_t end[CERT_CHAIN];              /* where each one's end */
