@@ -136,15 +136,14 @@ static bool step_connect(struct net *net, struct net_peer *p, int64_t now_ms)
 	}
 	if (p->link->tls != NULL)
 		net->ahead_n = 0; /* it was the last connection's */
-	unsigned char entropy[TLS_ENTROPY_BYTES], text[64];
-	struct buf peer = BUF(text);
+	struct buf peer = BUF(net->peer_text);
 	dns_put_address(&peer, &p->address);
-	if (p->link->tls != NULL && !net_random(entropy, sizeof entropy)) {
+	if (p->link->tls != NULL && !net_random(net->entropy, sizeof net->entropy)) {
 		ended(p, LINK_REFUSED, 0, no_random);
 		return true;
 	}
-	link_connected(p->link, buf_cstr(&peer), net_wall_us() / 1000000, entropy);
-	tls_wipe(entropy, sizeof entropy);
+	link_connected(p->link, buf_cstr(&peer), net_wall_us() / 1000000, net->entropy);
+	tls_wipe(net->entropy, sizeof net->entropy);
 	resolve_prefer(p->host, &p->address);
 	p->step = PEER_OPEN;
 	return true;

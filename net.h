@@ -28,6 +28,7 @@ struct net {
 	size_t peers;
 	size_t hosts;
 	int64_t wake_ms; /* when net_move wants to be called again at the latest */
+	unsigned char entropy[TLS_ENTROPY_BYTES], peer_text[64]; /* of the connection that is being made */
 	/* TLS takes a record in two bites, header and rest. One call brings both, and often the next records,
 	 * so many bytes from ahead_at on; of the one link that has TLS. */
 	unsigned char ahead[NET_AHEAD_BYTES];
