@@ -488,8 +488,8 @@ void tls_begin(struct tls *t, const char *server_name, const struct tls_anchors 
         const unsigned char *entropy)
 {
 	br_ssl_engine_context *e = &t->client.eng;
-	unsigned char mem[sizeof e->server_name];
-	struct buf name = BUF(mem);
+	/* The engine copies the name before it writes there. */
+	struct buf name = buf_over(t->out, sizeof e->server_name);
 	const char *sni = sni_of(server_name, &name);
 	int64_t now = wall_s > TLS_BUILD_TIME_S ? wall_s : TLS_BUILD_TIME_S;
 	br_ssl_client_zero(&t->client);
