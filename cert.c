@@ -212,8 +212,6 @@ enum { ALGORITHMS = sizeof algorithms / sizeof algorithms[0] };
 
 static void note(struct cert *c, enum cert_error error)
 {
-	if (c->error == CERT_OK)
-		c->error = error;
 	c->errors |= (uint32_t)1 << (error - CERT_NONE);
 }
 
@@ -523,6 +521,11 @@ static bool read_body(struct cert *c, struct slice in, struct slice algorithm)
 	       (extensions.p == NULL || read_extensions(c, extensions));
 }
 
+static enum cert_error first_of(uint32_t all)
+{
+	return all == 0 ? CERT_OK : (enum cert_error)(CERT_NONE + __builtin_ctz(all));
+}
+
 enum cert_error cert_read(struct cert *c, struct slice der)
 {
 	*c = (struct cert){.self.path_length = -1, .key_usage = 0xffff, .server_auth = true};
@@ -531,8 +534,8 @@ enum cert_error cert_read(struct cert *c, struct slice der)
 	struct slice algorithm = take(&outer, SEQUENCE), tbs = c->tbs, body = take(&tbs, SEQUENCE);
 	c->signature = take_bits(&outer);
 	if (der.n > 0 || outer.n > 0 || !read_algorithm(c, algorithm) || !read_body(c, body, algorithm))
-		c->error = CERT_MALFORMED;
-	return c->error;
+		note(c, CERT_MALFORMED);
+	return c->error = first_of(c->errors);
 }
 
 enum cert_error cert_read_anchor(struct cert_anchor *anchor, struct slice der)
@@ -542,12 +545,9 @@ enum cert_error cert_read_anchor(struct cert_anchor *anchor, struct slice der)
 		           1 << (CERT_WEAK_SIGNATURE - CERT_NONE)
 	};
 	struct cert c;
-	if (cert_read(&c, der) == CERT_MALFORMED)
-		return CERT_MALFORMED;
-	if ((c.errors & ~(uint32_t)FORGIVEN) != 0)
-		return (enum cert_error)(CERT_NONE + __builtin_ctz(c.errors & ~(uint32_t)FORGIVEN));
+	cert_read(&c, der);
 	*anchor = c.self;
-	return CERT_OK;
+	return first_of(c.errors & ~(uint32_t)FORGIVEN);
 }
 
 /* --- the path from the leaf to an anchor (RFC 5280 §6.1) --- */

@@ -18,7 +18,7 @@ enum {
  * words, and the section of the standard that the rule comes from. */
 enum cert_error {
 	CERT_OK = 0,
-	CERT_NONE = 192,
+	CERT_NONE = 192, /* of several that are wrong with one certificate the first here is told */
 	CERT_TOO_MANY,
 	CERT_MALFORMED,
 	CERT_VERSION,
@@ -63,7 +63,7 @@ struct cert_anchor {
 /* A certificate that was read; its slices and key point into the DER bytes. */
 struct cert {
 	struct cert_anchor self;
-	enum cert_error error;  /* the first thing that is wrong with it by itself, whatever it is used for */
+	enum cert_error error;  /* the worst that is wrong with it by itself, whatever it is used for */
 	uint32_t errors;        /* all of them: bit CERT_x - CERT_NONE */
 	uint16_t key_usage;     /* bit 15 is digitalSignature (0); all ones when the extension is missing */
 	uint8_t algorithm;      /* of the signature: an index into a table of cert.c */
