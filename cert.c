@@ -192,7 +192,7 @@ static int64_t take_time(struct slice *in)
 enum { WEAK, SHA256, SHA384, SHA512 };
 
 /* Signatures (RFC 4055, RFC 5758). */
-static const struct {
+static const struct cert_algorithm {
 	char oid[10];
 	uint8_t key_type, hash;
 } algorithms[] = {
@@ -225,15 +225,16 @@ static bool is_null(struct slice in)
 static bool read_algorithm(struct cert *c, struct slice in)
 {
 	struct slice oid = take(&in, OID);
-	for (c->algorithm = 0; c->algorithm < ALGORITHMS; c->algorithm++)
-		if (slice_is(oid, algorithms[c->algorithm].oid))
-			break;
-	if (c->algorithm == ALGORITHMS)
+	const struct cert_algorithm *a = algorithms, *end = algorithms + ALGORITHMS;
+	while (a < end && !slice_is(oid, a->oid))
+		a++;
+	c->algorithm = a;
+	if (a == end)
 		note(c, CERT_ALGORITHM);
-	else if (algorithms[c->algorithm].hash == WEAK)
+	else if (a->hash == WEAK)
 		note(c, CERT_WEAK_SIGNATURE);
 	else
-		return algorithms[c->algorithm].key_type == BR_KEYTYPE_RSA ? is_null(in) : in.n == 0;
+		return a->key_type == BR_KEYTYPE_RSA ? is_null(in) : in.n == 0;
 	return oid.p != NULL;
 }
 
@@ -577,10 +578,10 @@ static bool verify(struct cert_check *k, const struct cert *c, const br_x509_pke
 	        [SHA384] = {&br_sha384_vtable, BR_HASH_OID_SHA384},
 	        [SHA512] = {&br_sha512_vtable, BR_HASH_OID_SHA512},
 	};
-	unsigned id = algorithms[c->algorithm].hash;
+	unsigned id = c->algorithm->hash;
 	const br_hash_class *h = hashes[id].class;
 	size_t size = h->desc >> BR_HASHDESC_OUT_OFF & BR_HASHDESC_OUT_MASK;
-	if (algorithms[c->algorithm].key_type != key->key_type || k->signatures == CERT_SIGNATURES)
+	if (c->algorithm->key_type != key->key_type || k->signatures == CERT_SIGNATURES)
 		return false;
 	k->signatures++;
 	h->init(&k->hasher.vtable);

@@ -63,14 +63,14 @@ struct cert_anchor {
 /* A certificate that was read; its slices and key point into the DER bytes. */
 struct cert {
 	struct cert_anchor self;
-	enum cert_error error;  /* the worst that is wrong with it by itself, whatever it is used for */
-	uint32_t errors;        /* all of them: bit CERT_x - CERT_NONE */
-	uint16_t key_usage;     /* bit 15 is digitalSignature (0); all ones when the extension is missing */
-	uint8_t algorithm;      /* of the signature: an index into a table of cert.c */
-	bool server_auth;       /* extendedKeyUsage is missing or allows it */
-	struct slice issuer;    /* whole encoding, as it stands */
-	struct slice alt_names; /* the GeneralNames of subjectAltName; .p NULL when missing */
-	struct slice tbs, signature; /* whole encoding; content */
+	enum cert_error error; /* the worst that is wrong with it by itself, whatever it is used for */
+	uint32_t errors;       /* all of them: bit CERT_x - CERT_NONE */
+	uint16_t key_usage;    /* bit 15 is digitalSignature (0); all ones when the extension is missing */
+	bool server_auth;      /* extendedKeyUsage is missing or allows it */
+	const struct cert_algorithm *algorithm; /* of the signature: in a table of cert.c */
+	struct slice issuer;                    /* whole encoding, as it stands */
+	struct slice alt_names;                 /* the GeneralNames of subjectAltName; .p NULL when missing */
+	struct slice tbs, signature;            /* whole encoding; content */
 };
 
 /* Reads one certificate that fills der. Returns c->error: CERT_OK, or CERT_MALFORMED (c is not to be used),
