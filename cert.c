@@ -340,7 +340,8 @@ static bool in_ip_subtree(struct slice ip, struct slice base)
 	return true;
 }
 
-/* May a CA with these constraints give out the name? */
+/* May a CA with these constraints give out the name? Of other forms than DNS names and addresses there are
+ * none: see read_constraints. */
 static bool name_allowed(struct slice constraints, int form, struct slice name)
 {
 	struct slice subtrees, base;
@@ -368,7 +369,7 @@ static bool names_allowed(struct slice constraints, struct slice alt_names)
 	struct slice name;
 	int form;
 	while ((form = der_next(&alt_names, &name)) >= 0)
-		if ((form == DNS_NAME || form == IP_ADDRESS) && !name_allowed(constraints, form, name))
+		if (!name_allowed(constraints, form, name))
 			return false;
 	return true;
 }
