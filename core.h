@@ -93,7 +93,7 @@ void requests_acknowledged(struct bridge *b, uint16_t id);
 size_t requests_waiting(const struct bridge *b);
 size_t requests_running(const struct bridge *b);
 
-/* Answers everything that still runs: the time to stop is over. */
-void requests_abandon(struct bridge *b);
+/* Answers everything that still runs: the time to stop is over. Was there anything? */
+bool requests_abandon(struct bridge *b);
 
 #endif

@@ -500,8 +500,9 @@ void requests_step(struct bridge *b)
 	start_calls(b);
 }
 
-void requests_abandon(struct bridge *b)
+bool requests_abandon(struct bridge *b)
 {
+	bool any = false;
 	for (size_t i = 0; i < BRIDGE_CALLS; i++) {
 		struct api *call = &b->call[i];
 		if (call->request == 0 || call->state != API_BUSY)
@@ -511,7 +512,9 @@ void requests_abandon(struct bridge *b)
 		call->why = "the gateway's MQTT client is being stopped, and the call had not come to its "
 		            "end: whether it was executed is not known";
 		call->code = 0;
+		any = true;
 	}
+	return any;
 }
 
 void requests_init(struct bridge *b)

@@ -918,8 +918,8 @@ static void step_drain(struct bridge *b)
 		leave(b);
 		return;
 	}
-	if (requests_running(b) > 0 && due(b, b->phase_deadline_ms))
-		requests_abandon(b);
+	if (requests_running(b) > 0 && due(b, b->phase_deadline_ms) && requests_abandon(b))
+		b->phase_deadline_ms = b->time.now_ms; /* late or not, their answers have SETTLE_MS */
 	bool settled = b->requests.used == 0 && b->outbox.queue.used == 0 && b->control.n == 0;
 	bool over = due(b, b->phase_deadline_ms + SETTLE_MS);
 	if (settled && b->config->will && !b->said_offline) {

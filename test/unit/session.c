@@ -306,6 +306,26 @@ static void leaves_within_a_publish(void **state)
 	assert_false(b.link[LINK_BROKER].open);
 }
 
+/* Held up while it stops, it answers all the same. */
+static void answers_late_when_it_stops(void **state)
+{
+	unsigned char sent[2048];
+	(void)state;
+	log_in();
+	answer(b.state.link, "{}");
+	drain(sent, sizeof sent, SIZE_MAX);
+	feed(&b.link[LINK_BROKER], request, sizeof request - 1);
+	bridge_stop(&b);
+	now_ms += 8 * 1000;
+	step();
+	size_t n = drain(sent, sizeof sent, SIZE_MAX);
+	assert_true(contains(sent, n, "\"code\": \"shutting_down\""));
+	assert_int_equal(b.phase, PHASE_DRAIN);
+	now_ms += 2000;
+	step();
+	assert_int_equal(b.phase, PHASE_LEAVE);
+}
+
 /* In service, with the call that is to bring the next token. */
 static void start_renewal(void)
 {
@@ -595,6 +615,7 @@ int main(void)
 	        cmocka_unit_test(keeps_a_session_that_was_discarded),
 	        cmocka_unit_test(discards_within_a_publish),
 	        cmocka_unit_test(leaves_within_a_publish),
+	        cmocka_unit_test(answers_late_when_it_stops),
 	        cmocka_unit_test(stops_between_two_connections),
 	        cmocka_unit_test(each_publish_is_waited_for),
 	        cmocka_unit_test(a_failure_is_told_once_a_minute),
