@@ -345,10 +345,11 @@ static int run_status(bool as_json, bool again)
 
 static int run_health(void)
 {
-	struct buf json = BUF(status.reply), why = BUF(status.client_mem[0]), line = json;
+	struct buf json = BUF(status.reply), why = BUF(status.client_mem[0]);
 	bool good = status_ask(&config, &json, &why) && figures_healthy(&why, buf_slice(&json));
-	buf_put_text(&line, "%s: %s\n", good ? "healthy" : "unhealthy", buf_cstr(&why));
-	write_all(STDOUT_FILENO, &line);
+	json.n = 0;
+	buf_put_text(&json, "%s: %s\n", good ? "healthy" : "unhealthy", buf_cstr(&why));
+	write_all(STDOUT_FILENO, &json);
 	return good ? EXIT_OK : EXIT_UNHEALTHY;
 }
 
