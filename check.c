@@ -39,13 +39,12 @@ enum mark { NONE, GOOD, BAD, NOTE };
 
 static void put_mark(struct check *c, enum mark mark)
 {
-	static const char *const plain[] = {"     ", "ok   ", "FAIL ", "note "};
-	static const char *const drawn[] = {
-	        "     ", "\033[32m\u2713\033[0m    ", "\033[31m\u2717\033[0m    ", "\033[33m!\033[0m    "};
+	static const char marks[2][4][17] = {{"     ", "ok   ", "FAIL ", "note "},
+	        {"     ", "\033[32m\u2713\033[0m    ", "\033[31m\u2717\033[0m    ", "\033[33m!\033[0m    "}};
 	if (c->shown)
 		buf_put_str(&c->out, "\r\033[K");
 	c->shown = false;
-	buf_put_str(&c->out, (c->terminal ? drawn : plain)[mark]);
+	buf_put_str(&c->out, marks[c->terminal][mark]);
 }
 
 /* A text behind INDENT columns. */

@@ -200,7 +200,7 @@ static void put_name(struct buf *b, const char *name)
 static void put_members(struct buf *b, const struct figures *f, const struct figure *row)
 {
 	static const struct {
-		const char *name;
+		char name[4];
 		unsigned percent;
 	} times[] = {{"p50", 50}, {"p99", 99}, {"max", 100}};
 	bool is_times = row->kind == TIMES;
@@ -347,8 +347,8 @@ static int64_t read_ms(struct slice s)
 static void put_duration(struct buf *b, int64_t ms)
 {
 	static const struct {
-		int64_t ms;
-		const char *name;
+		int32_t ms;
+		char name[4];
 	} unit[] = {{86400000, "d"}, {3600000, "h"}, {60000, "min"}, {1000, "s"}};
 	size_t i = 0;
 	if (ms < 10000) {

@@ -78,8 +78,8 @@ static bool is_journal(void)
 
 static void put_line(struct buf *line, enum bridge_level level, struct slice text)
 {
-	static const char *const priorities[] = {"<3>", "<4>", "<6>", "<7>"}; /* sd-daemon(3), syslog(3) */
-	static const char *const names[] = {"error", "warn", "info", "debug"};
+	static const char priorities[][4] = {"<3>", "<4>", "<6>", "<7>"}; /* sd-daemon(3), syslog(3) */
+	static const char names[][6] = {"error", "warn", "info", "debug"};
 	if (config.log_format == CONFIG_JOURNAL) {
 		buf_put_str(line, priorities[level]); /* the journal knows the time */
 		buf_put_slice(line, text);
