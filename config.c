@@ -117,7 +117,7 @@ static int read_file(const char *path, int flags, struct slice *s, struct buf *w
 	int fd = open(path, O_RDONLY | O_CLOEXEC | flags);
 	ssize_t n = fd < 0 ? -1 : 1;
 	*s = (struct slice){text + text_n, 0};
-	while (fd >= 0 && (n > 0 || (n < 0 && errno == EINTR))) {
+	while (n > 0) {
 		n = read(fd, text + text_n, sizeof text - text_n);
 		text_n += n > 0 ? (size_t)n : 0;
 	}

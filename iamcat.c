@@ -1,5 +1,4 @@
 /* iamcat: the command line, signals, and the loop. */
-#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
@@ -47,9 +46,9 @@ static void write_all(int fd, const struct buf *b)
 {
 	for (size_t at = 0; at < b->n;) {
 		ssize_t n = write(fd, b->p + at, b->n - at);
-		if (n < 0 && errno != EINTR)
+		if (n < 0)
 			return; /* there is nobody left to tell */
-		at += n > 0 ? (size_t)n : 0;
+		at += (size_t)n;
 	}
 }
 
@@ -164,7 +163,8 @@ static void on_signal(int number)
 	*(number == SIGUSR1 ? &debug_signal : &stop_signal) = 1;
 }
 
-/* These are let through in net_wait alone, so that none is missed between a look and the wait. */
+/* These are let through in net_wait alone, so that none is missed between a look and the wait, and no other
+ * call ends with EINTR. */
 static void set_up_signals(void)
 {
 	static const int numbers[] = {SIGTERM, SIGINT, SIGUSR1, SIGPIPE, SIGHUP};

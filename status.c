@@ -228,7 +228,7 @@ static void answer_web(struct status *s, const struct bridge *b, struct status_c
 static void transmit(struct status_client *c)
 {
 	ssize_t n = send(c->fd, c->mem + c->at, c->n - c->at, MSG_NOSIGNAL | MSG_DONTWAIT);
-	if (n < 0 && errno != EAGAIN && errno != EINTR)
+	if (n < 0 && errno != EAGAIN)
 		fd_close(&c->fd);
 	c->at += n > 0 ? (size_t)n : 0;
 	if (c->at == c->n)
@@ -241,7 +241,7 @@ static void receive(struct status *s, const struct bridge *b, struct status_clie
 {
 	size_t room = c->answered ? sizeof s->reply : STATUS_HEAD_BYTES - c->n;
 	ssize_t n = recv(c->fd, c->answered ? s->reply : c->mem + c->n, room, MSG_DONTWAIT);
-	if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR) || (c->answered && (size_t)n == room))
+	if (n == 0 || (n < 0 && errno != EAGAIN) || (c->answered && (size_t)n == room))
 		fd_close(&c->fd); /* that much: it will not read what it was told */
 	if (n <= 0 || c->answered)
 		return;
