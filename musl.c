@@ -88,6 +88,41 @@ int open(const char *path, int flags, ...)
 	return (int)syscall(SYS_openat, AT_FDCWD, path, flags | O_LARGEFILE);
 }
 
+int connect(int fd, const struct sockaddr *to, socklen_t n)
+{
+	return (int)syscall(SYS_connect, fd, to, n);
+}
+
+int accept(int fd, struct sockaddr *restrict from, socklen_t *restrict n)
+{
+	return (int)syscall(SYS_accept, fd, from, n);
+}
+
+ssize_t send(int fd, const void *p, size_t n, int flags)
+{
+	return syscall(SYS_sendto, fd, p, n, flags, NULL, 0);
+}
+
+ssize_t recv(int fd, void *p, size_t n, int flags)
+{
+	return syscall(SYS_recvfrom, fd, p, n, flags, NULL, NULL);
+}
+
+ssize_t read(int fd, void *p, size_t n)
+{
+	return syscall(SYS_read, fd, p, n);
+}
+
+ssize_t write(int fd, const void *p, size_t n)
+{
+	return syscall(SYS_write, fd, p, n);
+}
+
+int close(int fd)
+{
+	return (int)syscall(SYS_close, fd);
+}
+
 ssize_t readlink(const char *restrict path, char *restrict to, size_t n)
 {
 	return syscall(SYS_readlinkat, AT_FDCWD, path, to, n);
