@@ -73,6 +73,7 @@ static void close_fd(struct net_peer *p)
 {
 	fd_close(&p->fd);
 	p->readable = p->writable = p->blocked = p->broken = false;
+	p->step = PEER_IDLE;
 }
 
 /* The link has ended by itself; why NULL: by the errno code. Its host's addresses are looked up again, unless
@@ -83,7 +84,6 @@ static void ended(struct net_peer *p, enum link_end end, int code, const char *w
 	if (p->link->tls != NULL || p->link->end != LINK_EOF)
 		resolve_forget(p->host);
 	close_fd(p);
-	p->step = PEER_IDLE;
 }
 
 /* Tries the addresses from p->at on, until a connection is under way. The last one's error is the link's. */
@@ -233,7 +233,6 @@ static void close_link(struct net_peer *p)
 			(void)!send(p->fd, from, n, MSG_NOSIGNAL);
 	}
 	close_fd(p);
-	p->step = PEER_IDLE;
 	link_closed(p->link);
 }
 

@@ -59,6 +59,12 @@ void resolve_begin(struct resolve *r, uint32_t random, int64_t now_ms)
 	dns_begin(d, r->name, &conf, random, now_ms);
 }
 
+/* What an error of a socket comes to. 0: not now, -1: it failed. */
+static int failure(void)
+{
+	return errno == EAGAIN || errno == ENOTCONN ? 0 : -1;
+}
+
 /* Sends the question, and clears its wish when it was sent. 0: well or not now, -1: the socket failed. */
 static int send_question(struct resolve *r, size_t i, bool aaaa)
 {
@@ -71,7 +77,7 @@ static int send_question(struct resolve *r, size_t i, bool aaaa)
 	ssize_t sent = send(r->server[i].fd, r->out + skip, b.n - skip, MSG_NOSIGNAL);
 	*wish = sent < 0;
 	if (sent < 0)
-		return errno == EAGAIN || errno == ENOTCONN ? 0 : -1;
+		return failure();
 	return (size_t)sent == b.n - skip ? 0 : -1; /* a question cut in two is of no use */
 }
 
@@ -82,7 +88,7 @@ static int receive(struct resolve *r, size_t i, int64_t now_ms)
 	unsigned char *in = r->in[i];
 	ssize_t n = recv(s->fd, in + s->in_n, s->tcp ? sizeof r->in[i] - s->in_n : DNS_UDP_BYTES, 0);
 	if (n < 0)
-		return errno == EAGAIN || errno == ENOTCONN ? 0 : -1;
+		return failure();
 	if (!s->tcp) {
 		dns_answer(&r->dns, i, (struct slice){in, (size_t)n}, now_ms);
 		return 1;

@@ -181,11 +181,12 @@ static bool take_base64(struct reading *r, struct slice line)
 	static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 	struct tls_anchors *a = r->a;
 	for (size_t i = 0; i < line.n; i++) {
-		const char *digit = memchr(digits, line.p[i], sizeof digits - 1);
-		r->padding += line.p[i] == '=';
-		if (line.p[i] == '=' ? r->padding > 2 : digit == NULL || r->padding > 0)
+		bool padding = line.p[i] == '='; /* as zero bits */
+		const char *digit = memchr(digits, padding ? digits[0] : line.p[i], sizeof digits - 1);
+		r->padding += padding;
+		if (digit == NULL || r->padding > (padding ? 2 : 0))
 			return false;
-		r->bits = r->bits << 6 | (digit != NULL ? (uint32_t)(digit - digits) : 0);
+		r->bits = r->bits << 6 | (uint32_t)(digit - digits);
 		if (++r->digits % 4 != 0)
 			continue;
 		r->full |= sizeof a->mem - a->used < 3;
