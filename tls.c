@@ -385,8 +385,8 @@ static uint32_t verify_rsa(const unsigned char *signature, size_t n, const unsig
         const br_rsa_public_key *key, unsigned char *hash)
 {
 	enum { BYTES = 512, WORDS = 2 + 8 * BYTES / 31 };
-	uint32_t m[WORDS], base[WORDS], power[2][WORDS], e = 0, bit = UINT32_C(1) << 31;
-	unsigned now = 0;
+	uint32_t m[WORDS], base[WORDS], mem[2][WORDS], *power = mem[0], *square = mem[1];
+	uint32_t e = 0, bit = UINT32_C(1) << 31;
 	if (n != key->nlen || n > BYTES)
 		return 0;
 	br_i31_decode(m, key->n, n);
@@ -398,16 +398,19 @@ static uint32_t verify_rsa(const unsigned char *signature, size_t n, const unsig
 		e = e << 8 | key->e[i];
 	while ((e & bit) == 0)
 		bit >>= 1;
-	for (memcpy(power[now], base, sizeof base); (bit >>= 1) != 0;) {
-		br_i31_montymul(power[!now], power[now], power[now], m, m0i);
-		if ((e & bit) == 0)
-			now = !now;
-		else
-			br_i31_montymul(power[now], power[!now], base, m, m0i);
+	for (memcpy(power, base, sizeof base); (bit >>= 1) != 0;) {
+		br_i31_montymul(square, power, power, m, m0i);
+		if ((e & bit) != 0) {
+			br_i31_montymul(power, square, base, m, m0i);
+		} else {
+			uint32_t *was = power;
+			power = square;
+			square = was;
+		}
 	}
-	br_i31_from_monty(power[now], m, m0i);
+	br_i31_from_monty(power, m, m0i);
 	unsigned char *padded = (unsigned char *)m; /* which is needed no more */
-	br_i31_encode(padded, n, power[now]);
+	br_i31_encode(padded, n, power);
 	return br_rsa_pkcs1_sig_unpad(padded, n, oid, hash_n, hash);
 }
 
