@@ -409,15 +409,15 @@ static void begin_candidate(struct dns *d, int64_t now)
 	end_failed(d, d->exists ? "the name has no address" : "no such name");
 }
 
-void dns_begin(struct dns *d, const char *name, const struct dns_conf *conf, uint32_t random, int64_t now)
+/* Begins with d->conf, and else all zero. */
+static void begin(struct dns *d, const char *name, uint32_t random, int64_t now)
 {
 	struct slice host = dns_bare(name);
-	memset(d, 0, sizeof *d);
+	const int timeout_ms = d->conf.option[DNS_TIMEOUT_S] * 1000;
 	d->state = DNS_ASKING;
-	d->conf = *conf;
-	d->round_length_ms = DNS_LOOKUP_MS / conf->option[DNS_ATTEMPTS]; /* so that all of them fit in */
-	if (conf->option[DNS_TIMEOUT_S] * 1000 < d->round_length_ms)
-		d->round_length_ms = conf->option[DNS_TIMEOUT_S] * 1000;
+	d->round_length_ms = DNS_LOOKUP_MS / d->conf.option[DNS_ATTEMPTS]; /* so that all of them fit in */
+	if (timeout_ms < d->round_length_ms)
+		d->round_length_ms = timeout_ms;
 	d->random = random;
 	d->started_ms = now;
 	d->absolute = name[host.n] == '.';
@@ -428,9 +428,16 @@ void dns_begin(struct dns *d, const char *name, const struct dns_conf *conf, uin
 	size_t dots = 0;
 	for (size_t i = 0; i < host.n; i++)
 		dots += host.p[i] == '.';
-	d->as_is_first = dots >= conf->option[DNS_NDOTS];
+	d->as_is_first = dots >= d->conf.option[DNS_NDOTS];
 	begin_candidate(d, now);
 	dns_step(d, now);
+}
+
+void dns_begin(struct dns *d, const char *name, struct slice conf, uint32_t random, int64_t now)
+{
+	memset(d, 0, sizeof *d);
+	dns_read_conf(&d->conf, conf);
+	begin(d, name, random, now);
 }
 
 static void ask(struct dns *d, size_t f, size_t s)

@@ -109,10 +109,10 @@ struct dns {
 	        address[DNS_ADDRESSES]; /* when DNS_FOUND: IPv6 and IPv4 taking turns, as they came */
 };
 
-/* Starts a look-up of name (no literal, not localhost, not in hosts: the caller asked those first). conf, as
- * dns_read_conf gives it, is copied. random: 32 unpredictable bits, the source of ids. now: monotonic
- * milliseconds, here and below. */
-void dns_begin(struct dns *d, const char *name, const struct dns_conf *conf, uint32_t random, int64_t now);
+/* Starts a look-up of name (no literal, not localhost, not in hosts: the caller asked those first). conf: the
+ * text of resolv.conf. random: 32 unpredictable bits, the source of ids. now: monotonic milliseconds, here
+ * and below. */
+void dns_begin(struct dns *d, const char *name, struct slice conf, uint32_t random, int64_t now);
 
 /* Does what is due and returns when it wants to be called again (never in the past twice running); INT64_MAX
  * when it is finished. The first server is asked first, the next ones when it fails or is silent for 300 ms,

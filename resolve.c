@@ -35,8 +35,7 @@ void resolve_prefer(struct resolve *r, const struct dns_address *a)
 
 void resolve_begin(struct resolve *r, uint32_t random, int64_t now_ms)
 {
-	struct lines lines;
-	struct dns_conf conf;
+	static struct lines lines; /* too large for the stack */
 	struct slice piece;
 	struct dns *d = &r->dns;
 	d->state = DNS_FOUND;
@@ -54,9 +53,8 @@ void resolve_begin(struct resolve *r, uint32_t random, int64_t now_ms)
 	if (d->addresses > 0)
 		return;
 	fd_open(&lines, resolve_conf);
-	dns_read_conf(&conf, fd_lines(&lines));
+	dns_begin(d, r->name, fd_lines(&lines), random, now_ms);
 	fd_close(&lines.fd);
-	dns_begin(d, r->name, &conf, random, now_ms);
 }
 
 /* What an error of a socket comes to. 0: not now, -1: it failed. */

@@ -84,13 +84,11 @@ static void look_up(struct slice in)
 	static const char conf_text[] =
 	        "nameserver 192.0.2.1\nnameserver 2001:db8::1\nsearch a.test b.test\n";
 	static const char *const names[] = {"gw.test", "gw", "gw.", "www.a-long-name.example.com", ".", ""};
-	struct dns_conf conf;
 	struct dns d;
 	int64_t now = 1000;
 	unsigned first = cut_byte(&in);
-	dns_read_conf(&conf,
-	        (struct slice){(const unsigned char *)conf_text, first & 8 ? 21 : sizeof conf_text - 1});
-	dns_begin(&d, names[first % 8 % 6], &conf, first * 2654435761U, now);
+	struct slice conf = {(const unsigned char *)conf_text, first & 8 ? 21 : sizeof conf_text - 1};
+	dns_begin(&d, names[first % 8 % 6], conf, first * 2654435761U, now);
 	while (d.state == DNS_ASKING && in.n > 0)
 		event(&d, &in, &now);
 	for (int64_t due; d.state == DNS_ASKING; now = due) { /* and then nobody answers */

@@ -357,9 +357,17 @@ static void give(struct dns *d, size_t s, const struct buf *b, size_t n, int64_t
 static const struct dns_conf one_server = {
         .server = {{4, {192, 0, 2, 53}, 0}}, .servers = 1, .option = {1, 5, 2}};
 
-static void begin(struct dns *d, const char *name)
+static void begin_with(
+        struct dns *d, const char *name, const struct dns_conf *conf, uint32_t random, int64_t now)
 {
-	dns_begin(d, name, &one_server, 0x12345678, 0);
+	memset(d, 0, sizeof *d);
+	d->conf = *conf;
+	begin(d, name, random, now);
+}
+
+static void must_begin(struct dns *d, const char *name)
+{
+	begin_with(d, name, &one_server, 0x12345678, 0);
 	assert_int_equal(d->state, DNS_ASKING);
 }
 
@@ -369,7 +377,7 @@ static void test_question(void **state)
 	unsigned char out[64], want[] = "\0\34..\1\0\0\1\0\0\0\0\0\0\3www\1_\4test\0\0\34\0\1";
 	struct buf b = BUF(out);
 	(void)state;
-	begin(&d, "www._.test.");
+	must_begin(&d, "www._.test.");
 	dns_put_question(&d, true, &b);
 	memcpy(want + 2, out + 2, 2);
 	assert_int_equal(b.n, sizeof want - 1);
@@ -377,7 +385,7 @@ static void test_question(void **state)
 	uint16_t a = d.family[0].id, aaaa = d.family[1].id;
 	assert_int_equal(out[2] << 8 | out[3], aaaa);
 	assert_int_not_equal(a, aaaa);
-	dns_begin(&d, "www", &one_server, 0x87654321, 0);
+	begin_with(&d, "www", &one_server, 0x87654321, 0);
 	assert_int_not_equal(a, d.family[0].id);
 }
 
@@ -390,14 +398,14 @@ static void test_names(void **state)
 	char name[400];
 	(void)state;
 	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-		dns_begin(&d, bad[i], &one_server, 1, 0);
+		begin_with(&d, bad[i], &one_server, 1, 0);
 		if (d.state != DNS_FAILED || strcmp(d.why, "not a valid host name") != 0)
 			fail_msg("\"%s\" was taken", bad[i]);
 		assert_true(dns_step(&d, 0) == INT64_MAX);
 		assert_false(d.server[0].open);
 	}
 	for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
-		dns_begin(&d, good[i], &one_server, 1, 0);
+		begin_with(&d, good[i], &one_server, 1, 0);
 		if (d.state != DNS_ASKING)
 			fail_msg("\"%s\" was refused", good[i]);
 	}
@@ -407,7 +415,7 @@ static void test_names(void **state)
 			for (size_t k = label; k + 1 < n; k += label + 1)
 				name[k] = '.';
 			name[n] = 0;
-			dns_begin(&d, name, &one_server, 1, 0);
+			begin_with(&d, name, &one_server, 1, 0);
 			bool valid = n <= 253 && (label == 63 || n < 64) && (label == 64 || n % 64 != 0);
 			if ((d.state == DNS_ASKING) != valid)
 				fail_msg("a name of %zu in labels of %zu", n, label);
@@ -459,7 +467,7 @@ static void test_forged(void **state)
 		struct dns d;
 		unsigned char out[512];
 		struct buf b = BUF(out);
-		begin(&d, "a.test");
+		must_begin(&d, "a.test");
 		uint16_t id = d.family[0].id;
 		put_answer(&b, &d, false, table[i].flags, table[i].records);
 		b.p[table[i].at] ^= table[i].at == 0 ? 0x80 : table[i].xor ;
@@ -485,7 +493,7 @@ static void test_unasked(void **state)
 	struct buf b = BUF(out);
 	(void)state;
 	c.servers = 2;
-	dns_begin(&d, "a.test", &c, 1, 0);
+	begin_with(&d, "a.test", &c, 1, 0);
 	put_answer(&b, &d, false, 0x8180, "@ A 192.0.2.1");
 	give(&d, 1, &b, b.n, 1);
 	give(&d, 2, &b, b.n, 1);
@@ -512,7 +520,7 @@ static void test_additional(void **state)
 		struct dns d;
 		unsigned char out[512];
 		struct buf b = BUF(out);
-		begin(&d, "a.test");
+		must_begin(&d, "a.test");
 		put_answer(&b, &d, false, 0x8180, "@ A 192.0.2.1");
 		b.p[7] = 0;
 		b.p[at] = 1;
@@ -534,7 +542,7 @@ static void test_prefixes(void **state)
 				struct dns d;
 				unsigned char out[512];
 				struct buf b = BUF(out);
-				begin(&d, "a.test");
+				must_begin(&d, "a.test");
 				uint16_t id = d.family[0].id;
 				put_answer(&b, &d, false, flags, whole[i]);
 				put_record(&b, "test", 6, 1, "\0\0\0", 3);
@@ -914,7 +922,7 @@ static void test_lookups(void **state)
 		dns_read_conf(&c, slice_str(lookups[i].conf));
 		c.servers = strlen(lookups[i].ways);
 		w.ways = lookups[i].ways;
-		dns_begin(&w.d, lookups[i].name, &c, 7, 1000000);
+		begin_with(&w.d, lookups[i].name, &c, 7, 1000000);
 		run(&w);
 		for (size_t k = 0; k < w.d.addresses; k++)
 			strcat(strcat(got, k ? " " : ""), text_of(&w.d.address[k], out));
@@ -946,7 +954,7 @@ static void test_search_too_long(void **state)
 		memset(c.search[0], 'b', n);
 		c.search[0][60] = c.search[0][120] = c.search[0][178] = '.';
 		c.search[0][n] = 0;
-		dns_begin(&d, name, &c, 1, 0);
+		begin_with(&d, name, &c, 1, 0);
 		assert_int_equal(d.state, DNS_ASKING);
 		assert_int_equal(d.family[0].name.n, n + 64 <= 253 ? n + 66 : 65);
 	}
@@ -970,7 +978,7 @@ static void test_random(void **state)
 		c.option[DNS_TIMEOUT_S] = (uint8_t)(1 + rnd(6));
 		c.searches = rnd(2);
 		strcpy(c.search[0], "test");
-		dns_begin(&d, "a.test", &c, rnd(1000000), now);
+		begin_with(&d, "a.test", &c, rnd(1000000), now);
 		while ((due = dns_step(&d, now)) != INT64_MAX) {
 			past = due <= now ? past + 1 : 0;
 			assert_true(past < 2 && now < DNS_LOOKUP_MS && due <= DNS_LOOKUP_MS);
