@@ -35,7 +35,7 @@ GNU = $(patsubst amd64,x86_64-linux-gnu,$(patsubst arm64,aarch64-linux-gnu,$(ARC
 MUSL = $(patsubst amd64,x86_64-linux-musl,$(patsubst arm64,aarch64-linux-musl,$(ARCH:armhf=arm-linux-musleabihf)))
 STATIC := build/static/$(ARCH)
 STATIC_PACKAGES = gcc$(if $(filter-out $(THIS_ARCH),$(ARCH)),-$(subst _,-,$(GNU))) musl-dev:$(ARCH) libbearssl-dev:$(ARCH) libjsmn-dev
-# Small before fast (-Oz still has some steps that make code longer, unrolls short loops and inlines too much, see noinline in the sources), all files as one. No unwind tables, which nobody reads, and no RELRO, which musl does not act on in a static file.
+# Small before fast (-Oz still has some steps that make code longer, unrolls short loops and inlines too much), all files as one. No unwind tables, which nobody reads, and no RELRO, which musl does not act on in a static file.
 # The segments lie behind each other in the file, for kernels with pages of up to 64 kB (Raspberry Pi 5: 16 kB). musl's FD_SET mixes signs.
 STATIC_OPT := -Oz -fno-tree-switch-conversion -fno-caller-saves -fno-thread-jumps -fno-tree-dominator-opts -fno-jump-tables \
 	-fno-move-loop-invariants -fno-tree-loop-im -fno-if-conversion -fno-tree-tail-merge -fno-forward-propagate \

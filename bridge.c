@@ -199,7 +199,7 @@ static void put_fallback(struct bridge *b, struct buf *p)
 
 /* Queues a state in place of one that was not sent yet: the API's object, or the fallback when object.p is
  * NULL. */
-static __attribute__((noinline)) bool publish_state(struct bridge *b, struct slice object, bool words)
+static bool publish_state(struct bridge *b, struct slice object, bool words)
 {
 	struct buf p;
 	mqtt_outbox_drop_passing(&b->outbox, false);

@@ -307,7 +307,7 @@ void bridge_init(struct bridge *b, const struct bridge_config *config, struct tl
 int64_t bridge_step(struct bridge *b, struct bridge_time time);
 
 /* The client id that it connects with: the configured one, or the serial number. */
-const char *bridge_client_id(const struct bridge *b) __attribute__((noinline)); /* 42 bytes less */
+const char *bridge_client_id(const struct bridge *b);
 
 /* The memory behind it that holds nothing now, to the end of *b, for a driver that can give it back: NULL
  * while anything is under way. */

@@ -16,7 +16,7 @@ void log_line(struct bridge *b, enum bridge_level level, const char *format, ...
 enum bridge_level log_limited(struct bridge *b, enum bridge_level level, unsigned cause);
 
 /* The core wants to be stepped at that time at the latest. Every step begins without such a wish. */
-void wake_at(struct bridge *b, int64_t at_ms) __attribute__((noinline)); /* 33 bytes less */
+void wake_at(struct bridge *b, int64_t at_ms);
 
 /* Has the time come? If not, the core wants to be stepped then. */
 bool due(struct bridge *b, int64_t at_ms);

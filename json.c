@@ -168,7 +168,7 @@ static bool skip_string(struct scan *s)
 }
 
 /* A value that is no object and no array. */
-static __attribute__((noinline)) bool skip_scalar(struct scan *s)
+static bool skip_scalar(struct scan *s)
 {
 	int c = peek(s);
 	if (s->lenient && (c == 'N' || c == 'I'))

@@ -10,7 +10,7 @@ enum { PUBLISH_DUP = 8, PUBLISH_QOS1 = 2, PUBLISH_RETAIN = 1 }; /* MQTT-3.3.1: f
  * has one code, because a SUBSCRIBE of ours has one filter (MQTT-3.8.4-5). */
 static const signed char body_bytes[16] = {-1, -1, 2, -1, 2, 2, 2, 2, -1, 3, -1, 2, -1, 0, -1, -1};
 
-static __attribute__((noinline)) long bad(const char **why, const char *text)
+static long bad(const char **why, const char *text)
 {
 	*why = text;
 	return -1;

@@ -427,7 +427,7 @@ static bool not_ours(const struct api *call, struct slice words)
 enum { WORDS_BYTES = 1000 }; /* what is told of the API's own words: half a character becomes U+FFFD */
 
 /* Puts what the call brought into *a. false: the request is another gateway's, there is no answer. */
-static __attribute__((noinline)) bool take_reply(struct bridge *b, const struct api *call, struct answer *a)
+static bool take_reply(struct bridge *b, const struct api *call, struct answer *a)
 {
 	size_t at;
 	const char *why = call->why;

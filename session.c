@@ -554,7 +554,7 @@ static bool take_request(struct bridge *b, const struct mqtt_packet *k)
 }
 
 /* A PUBLISH from the broker. */
-static __attribute__((noinline)) void take_publish(struct bridge *b, const struct mqtt_packet *k)
+static void take_publish(struct bridge *b, const struct mqtt_packet *k)
 {
 	b->packet_skip = k->skip;
 	if (!slice_is(k->topic, b->topic_request)) {
@@ -652,7 +652,7 @@ static void read_packets(struct bridge *b)
 	memmove(b->packet, b->packet + at, b->packet_n);
 }
 
-static __attribute__((noinline)) void receive(struct bridge *b)
+static void receive(struct bridge *b)
 {
 	struct link *l = broker(b);
 	size_t n;
