@@ -350,10 +350,11 @@ static size_t ec_mulgen(unsigned char *r, const unsigned char *x, size_t xn, int
 	return ec_of(curve)->mulgen(r, x, xn, curve);
 }
 
+/* For signatures alone, which X25519 has none of. */
 static uint32_t ec_muladd(unsigned char *a, const unsigned char *b, size_t n, const unsigned char *x,
         size_t xn, const unsigned char *y, size_t yn, int curve)
 {
-	return ec_of(curve)->muladd(a, b, n, x, xn, y, yn, curve);
+	return br_ec_prime_i31.muladd(a, b, n, x, xn, y, yn, curve);
 }
 
 static const br_ec_impl ec = {
