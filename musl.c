@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -98,6 +99,27 @@ int accept(int fd, struct sockaddr *restrict from, socklen_t *restrict n)
 	return (int)syscall(SYS_accept, fd, from, n);
 }
 
+/* No time is asked for, of which there are two kinds on 32 bits. */
+int getsockopt(int fd, int level, int name, void *restrict value, socklen_t *restrict n)
+{
+	return (int)syscall(SYS_getsockopt, fd, level, name, value, n);
+}
+
+int bind(int fd, const struct sockaddr *at, socklen_t n)
+{
+	return (int)syscall(SYS_bind, fd, at, n);
+}
+
+int listen(int fd, int backlog)
+{
+	return (int)syscall(SYS_listen, fd, backlog);
+}
+
+int shutdown(int fd, int how)
+{
+	return (int)syscall(SYS_shutdown, fd, how);
+}
+
 ssize_t send(int fd, const void *p, size_t n, int flags)
 {
 	return syscall(SYS_sendto, fd, p, n, flags, NULL, 0);
@@ -144,6 +166,28 @@ void *mmap(void *at, size_t n, int access, int flags, int fd, off_t from)
 {
 	(void)from;
 	return (void *)syscall(MMAP, at, n, access, flags, fd, 0);
+}
+
+ssize_t getrandom(void *p, size_t n, unsigned flags)
+{
+	return syscall(SYS_getrandom, p, n, flags);
+}
+
+int madvise(void *at, size_t n, int advice)
+{
+	return (int)syscall(SYS_madvise, at, n, advice);
+}
+
+int mprotect(void *at, size_t n, int access)
+{
+	return (int)syscall(SYS_mprotect, at, n, access);
+}
+
+int sigaddset(sigset_t *set, int number)
+{
+	enum { BITS = 8 * sizeof set->__bits[0] };
+	set->__bits[(number - 1) / BITS] |= 1ul << (number - 1) % BITS;
+	return 0;
 }
 
 int sigprocmask(int how, const sigset_t *restrict set, sigset_t *restrict old)
