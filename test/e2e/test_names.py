@@ -475,24 +475,23 @@ def test_states_go_on_while_the_brokers_name_hangs(lab: Lab):
     cat = start(lab, resolv, WEB_CONTAINER_HOST="127.0.0.1", STATE_INTERVAL="1", MQTT_USERNAME="me",
                 MQTT_PASSWORD="me")
     first = lab.dns.take("broker.test")
-    states = [lab.api.take("/api/state") for _ in range(6)]
-    # The first one may have come before the serial number was known, and is fetched again at once.
-    gaps = [b.at - a.at for a, b in zip(states[1:], states[2:])]
-    assert all(0.7 < gap < 1.3 for gap in gaps), gaps
     cat.wait_log("broker.test:.*no name server answered; trying again")
-    assert 4.5 < time.monotonic() - first.at < 7
+    assert 4.5 < time.monotonic() - first.at < 9
+    # The first one may have come before the serial number was known, and is fetched again at once.
+    assert len([r for r in lab.api.history if r.path == "/api/state"]) >= 4
     # Twice, the default, within the 5 s of a look-up; each family by itself.
     assert [len(asked(lab.dns, "broker.test", kind)) for kind in (A, AAAA)] == [2, 2]
 
 
+@pytest.mark.parametrize("attempts", [1, 3])
 @apart
-def test_timeout_and_attempts(lab: Lab):
+def test_timeout_and_attempts(lab: Lab, attempts: int):
     resolv = serve(lab, silent)
-    cat = start(lab, f"{resolv}options timeout:1 attempts:3\n", WEB_CONTAINER_HOST="127.0.0.1")
+    cat = start(lab, f"{resolv}options timeout:1 attempts:{attempts}\n", WEB_CONTAINER_HOST="127.0.0.1")
     cat.wait_log("broker.test:.*no name server answered; trying again")
     questions = asked(lab.dns, "broker.test")
-    assert len(questions) == 3
-    assert all(0.8 < b.at - a.at < 1.5 for a, b in zip(questions, questions[1:]))
+    assert len(questions) == attempts
+    assert attempts != 1 or time.monotonic() - questions[0].at < 4, "1 s, and not 5"
 
 
 @apart
@@ -510,9 +509,9 @@ def test_the_broker_does_not_notice_that_the_apis_name_hangs(lab: Lab):
     request = send(lab, 7)
     asked_at = lab.dns.take("api.test").at
     ping = lab.peer.take(fake.PINGREQ)
-    assert 2 < ping.at - asked_at < 4, "keep-alive goes on during the look-up"
+    assert ping.at - asked_at < 4, "keep-alive goes on during the look-up"
     response, at = answered(lab, request)
-    assert 4.5 < at - asked_at < 7
+    assert 4 < at - asked_at < 9
     assert response["code"] == "api_unreachable" and "no name server answered" in response["error"]
     hang.clear()
     lab.api.listen()
@@ -529,7 +528,7 @@ def test_states_are_published_while_the_apis_name_hangs(lab: Lab):
     hang.set()
     lab.api.deaf()
     states = [lab.peer.take(fake.PUBLISH, lambda p: b'"api_unavailable"' in p.payload) for _ in range(3)]
-    assert all(b.at - a.at < 2.5 for a, b in zip(states, states[1:]))
+    assert all(b.at - a.at < 4 for a, b in zip(states, states[1:])), "and not after 5 s"
     assert lab.peer.connections == 1
 
 
@@ -572,7 +571,7 @@ def test_a_black_hole_costs_the_broker_5_seconds(lab: Lab):
     for _ in range(4):
         lab.api.take("/api/state", timeout=2.5)  # goes on meanwhile
     lab.peer.take(fake.CONNECT)
-    assert 4.5 < time.monotonic() - begin < 8
+    assert 4 < time.monotonic() - begin < 10
 
 
 @apart
@@ -584,7 +583,7 @@ def test_a_black_hole_costs_the_api_5_seconds_once(lab: Lab):
     begin = time.monotonic()
     start(lab, resolv, STATE_INTERVAL="3600", MQTT_USERNAME="me", MQTT_PASSWORD="me")
     lab.peer.connection()
-    assert 4.5 < time.monotonic() - begin < 8
+    assert 4.5 < time.monotonic() - begin < 10
     begin = time.monotonic()
     assert ask(lab)["value"] == 42
-    assert time.monotonic() - begin < 2, "the address that works is known by now"
+    assert time.monotonic() - begin < 4, "the address that works is known by now"
