@@ -52,17 +52,17 @@ size_t api_spares(const struct bridge *b)
 }
 
 /* Of two connections that wait and more, the last one is kept for the state: no Modbus call ever delays it.
- */
-static bool spared(struct bridge *b, const struct api *a)
+ * While one is fetched, the next one is an interval away. */
+static bool spared(struct bridge *b)
 {
-	return a != &b->state && b->config->api_spares > 1 && api_spares(b) <= 1;
+	return b->state.state == API_IDLE && b->config->api_spares > 1 && api_spares(b) <= 1;
 }
 
 /* Gives the call a connection, when there is one: rather one that was opened ahead of need. */
 static void give_link(struct bridge *b, struct api *a)
 {
 	int64_t most = RANK_OPENING;
-	bool not_up = spared(b, a);
+	bool not_up = spared(b);
 	for (struct link *l = b->link + LINK_API; l < b->link + BRIDGE_LINKS; l++) {
 		/* Of two opened at once the last one: net.c serves the links from last to first. */
 		if (used(l) || (not_up && l->state == LINK_UP) || rank(b, l) < most)

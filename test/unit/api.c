@@ -103,6 +103,12 @@ static void takes_the_oldest_and_replaces_it(void **state)
 	assert_int_equal(wanted(), 3);
 }
 
+static void start_state(void)
+{
+	api_begin(&b.state, "GET /x");
+	assert_true(api_start(&b, &b.state, (struct slice){NULL, 0}, now_ms));
+}
+
 /* Without the last one, which is the state's. */
 static void leaves_one_to_the_state(void **state)
 {
@@ -114,6 +120,10 @@ static void leaves_one_to_the_state(void **state)
 	assert_int_equal(waiting(), 1);
 	start_with(1);
 	assert_true(call(false)->waited);
+	start_with(2);
+	start_state();
+	assert_true(b.state.waited);
+	assert_true(call(false)->waited);
 }
 
 static void never_has_more_than_four(void **state)
@@ -122,8 +132,7 @@ static void never_has_more_than_four(void **state)
 	start_with(4);
 	call(false);
 	call(false);
-	api_begin(&b.state, "GET /x");
-	assert_true(api_start(&b, &b.state, (struct slice){NULL, 0}, now_ms));
+	start_state();
 	serve_all();
 	assert_non_null(b.state.link);
 	assert_int_equal(wanted(), BRIDGE_API_LINKS);
