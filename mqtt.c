@@ -159,16 +159,7 @@ long mqtt_read(const unsigned char *p, size_t n, size_t limit, struct mqtt_packe
 
 /* Writing */
 
-/* The remaining length n, at most MQTT_LENGTH_MAX, as 1 to 4 bytes (MQTT-2.2.3); returns how many. */
-static size_t encode_length(unsigned char c[4], size_t n)
-{
-	size_t i = 0;
-	for (; n > 127; n >>= 7)
-		c[i++] = (unsigned char)(n | 128);
-	c[i++] = (unsigned char)n;
-	return i;
-}
-
+/* The fixed header: the remaining length, at most MQTT_LENGTH_MAX, as 1 to 4 bytes (MQTT-2.2.3). */
 static void put_head(struct buf *b, unsigned first, size_t len)
 {
 	buf_put_byte(b, (unsigned char)first);
@@ -289,15 +280,16 @@ bool mqtt_outbox_begin(struct mqtt_outbox *o, struct slice topic, struct buf *pa
 	struct publish *m = queue_vacant(&o->queue);
 	put_u16(m->bytes + HEAD_BYTES, topic.n);
 	memcpy(m->bytes + HEAD_BYTES + 2, topic.p, topic.n);
-	room -= before;
-	*payload = buf_over(m->bytes + HEAD_BYTES + behind,
-	        room < MQTT_LENGTH_MAX - behind ? room : MQTT_LENGTH_MAX - behind);
+	payload->p = m->bytes + HEAD_BYTES + behind;
+	payload->cap = room - before;
+	if (payload->cap > MQTT_LENGTH_MAX - behind)
+		payload->cap = MQTT_LENGTH_MAX - behind;
+	payload->full = false;
 	return true;
 }
 
 bool mqtt_outbox_commit(struct mqtt_outbox *o, struct buf *payload, bool passing)
 {
-	unsigned char c[4];
 	if (payload->full)
 		return false;
 	do
@@ -306,14 +298,18 @@ bool mqtt_outbox_commit(struct mqtt_outbox *o, struct buf *payload, bool passing
 	/* Topic and payload are there already: the fixed header is put right in front, the id between them.
 	 */
 	struct publish *m = queue_vacant(&o->queue);
-	size_t len = (size_t)(payload->p + payload->n - m->bytes - HEAD_BYTES), n = encode_length(c, len);
+	size_t len = (size_t)(payload->p + payload->n - m->bytes - HEAD_BYTES);
 	queue_add(&o->queue, offsetof(struct publish, bytes) + HEAD_BYTES + len);
 	m->id = o->last_id;
 	m->passing = passing;
-	m->start = (uint8_t)(HEAD_BYTES - 1 - n);
-	m->at = m->start;
-	m->bytes[m->start] = MQTT_PUBLISH << 4 | PUBLISH_QOS1;
-	memcpy(m->bytes + m->start + 1, c, n);
+	unsigned char *p = m->bytes + HEAD_BYTES - 2;
+	for (size_t more = len; more > 127; more >>= 7)
+		p--;
+	m->at = m->start = (uint8_t)(p - m->bytes);
+	*p++ = MQTT_PUBLISH << 4 | PUBLISH_QOS1;
+	for (; len > 127; len >>= 7)
+		*p++ = (unsigned char)(len | 128);
+	*p = (unsigned char)len;
 	put_u16(payload->p - 2, m->id);
 	return true;
 }

@@ -37,7 +37,8 @@ void *queue_vacant(const struct queue *q)
 
 void *queue_add(struct queue *q, size_t n)
 {
-	if (q->used == q->cap || n > queue_room(q))
+	size_t left = q->cap - q->used;
+	if (left < QUEUE_HEAD_BYTES || n > left - QUEUE_HEAD_BYTES)
 		return NULL;
 	void *item = queue_vacant(q);
 	head_of(item)->n = n;
@@ -72,8 +73,11 @@ size_t queue_count(const struct queue *q)
 void *queue_remove(struct queue *q, void *item)
 {
 	unsigned char *head = (unsigned char *)head_of(item);
-	size_t n = QUEUE_HEAD_BYTES + padded(item), behind = q->used - (size_t)(head - q->mem) - n;
+	size_t n = QUEUE_HEAD_BYTES + padded(item);
 	q->used -= n;
+	size_t behind = q->used - (size_t)(head - q->mem);
+	if (behind == 0) /* mostly it was the only one */
+		return NULL;
 	memmove(head, head + n, behind);
-	return behind > 0 ? item : NULL;
+	return item;
 }
