@@ -86,7 +86,7 @@ int socket(int family, int type, int protocol)
 /* For what is there already: nothing is created. */
 int open(const char *path, int flags, ...)
 {
-	return (int)syscall(SYS_openat, AT_FDCWD, path, flags | O_LARGEFILE);
+	return (int)syscall(SYS_openat, (long)AT_FDCWD, path, flags | O_LARGEFILE);
 }
 
 int connect(int fd, const struct sockaddr *to, socklen_t n)
@@ -147,7 +147,7 @@ int close(int fd)
 
 ssize_t readlink(const char *restrict path, char *restrict to, size_t n)
 {
-	return syscall(SYS_readlinkat, AT_FDCWD, path, to, n);
+	return syscall(SYS_readlinkat, (long)AT_FDCWD, path, to, n);
 }
 
 int isatty(int fd)
@@ -165,7 +165,7 @@ enum { MMAP = SYS_mmap };
 void *mmap(void *at, size_t n, int access, int flags, int fd, off_t from)
 {
 	(void)from;
-	return (void *)syscall(MMAP, at, n, access, flags, fd, 0);
+	return (void *)syscall(MMAP, at, n, access, flags, fd, 0L);
 }
 
 ssize_t getrandom(void *p, size_t n, unsigned flags)
@@ -192,7 +192,7 @@ int sigaddset(sigset_t *set, int number)
 
 int sigprocmask(int how, const sigset_t *restrict set, sigset_t *restrict old)
 {
-	return (int)syscall(SYS_rt_sigprocmask, how, set, old, _NSIG / 8);
+	return (int)syscall(SYS_rt_sigprocmask, how, set, old, (size_t)(_NSIG / 8));
 }
 
 /* What was set before is not told. */

@@ -84,8 +84,8 @@ class Server:
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.sockets.append(peer)
             self.log.add(f"connection {self.connections}")
-            self.spawn(self.guard, peer, self.connections)
             self.connections += 1
+            self.spawn(self.guard, peer, self.connections - 1)
 
     def guard(self, peer: socket.socket, number: int) -> None:
         """talk, with what it raises: an ended connection is no error, anything else is."""
