@@ -204,16 +204,16 @@ count: count-deps
 
 # Beside the floor and a plain Python client, in one run, the static binary: make bench, QUICK=1 (a minute), PROFILE=1
 # (what costs the instructions, in ./iamcat with its symbols, and which system calls the time), IAMCAT=path (another binary). And N iamcats against one broker, which is restarted: make fleet N=1000.
-BENCH_PACKAGES := $(TEST_PACKAGES) valgrind strace gnuplot-nox python3-requests $(if $(PROFILE),linux-perf)
+BENCH_PACKAGES := $(TEST_PACKAGES) $(STATIC_PACKAGES) valgrind strace gnuplot-nox python3-requests $(if $(PROFILE),linux-perf)
 BENCHED = $(or $(IAMCAT),$(if $(PROFILE),iamcat,build/static/$(THIS_ARCH)/iamcat))
 BENCH := build/bench/gateway build/bench/load build/bench/publish build/bench/publish-small
 bench-deps:
 	@$(MAKE) --no-print-directory deps PACKAGES="$(BENCH_PACKAGES)"
-bench: bench-deps static-deps
+bench: bench-deps
 	@$(MAKE) --no-print-directory -j2 iamcat $(BENCH) $(STATIC)/iamcat
 	@QUICK=$(QUICK) PROFILE=$(PROFILE) IAMCAT=$(BENCHED) $(PYTHON) test/bench/bench.py
 N ?= 1000
-fleet: bench-deps static-deps
+fleet: bench-deps
 	@$(MAKE) --no-print-directory -j2 build/bench/gateway build/bench/load $(STATIC)/iamcat
 	@IAMCAT=$(BENCHED) $(PYTHON) test/bench/fleet.py $(N)
 build/bench/load: LIBS := -lssl -lcrypto

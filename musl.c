@@ -195,7 +195,7 @@ int sigprocmask(int how, const sigset_t *restrict set, sigset_t *restrict old)
 	return (int)syscall(SYS_rt_sigprocmask, how, set, old, (size_t)(_NSIG / 8));
 }
 
-/* What was set before is not told. */
+/* What was set before is not told, and a handler holds back no other signal. */
 void __restore_rt(void);
 int sigaction(int number, const struct sigaction *restrict new, struct sigaction *restrict old)
 {
